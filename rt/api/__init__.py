@@ -1,0 +1,1 @@
+"""The roof: WebSocket, SSE and HTTP. The only folder that knows FastAPI."""

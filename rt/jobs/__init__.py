@@ -1,0 +1,1 @@
+"""Work: what a job is, how it is queued, leased, run, ended, and looked after."""

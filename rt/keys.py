@@ -1,0 +1,142 @@
+"""Every name that `rt` writes in Redis, and the grammar of stream names. Nothing else builds a key.
+
+`{}` is the hash tag: a stream's log and its meta share a slot. `<t>` is the tenant. The Lua scripts that must find a
+job's keys from its id alone (claim, sweep) build the same names; `tests/test_keys.py` holds the two together.
+"""
+
+import re
+from typing import Literal, NamedTuple, cast
+from urllib.parse import quote, unquote
+
+from rt.errors import Refused
+
+Kind = Literal["session", "user", "room", "job"]
+KINDS: tuple[Kind, ...] = ("session", "user", "room", "job")
+
+DEFAULT_TENANT = "-"
+
+#: The server's `run_id` as it was when somebody last connected: another value means that Redis may have lost something.
+INCARNATION = "rt:incarnation"
+#: The lease of the one janitor.
+JANITOR = "rt:janitor"
+#: Accepted jobs whose `job.created` has still to be written: member "<tenant> <job id>", score = when (ms).
+ANNOUNCE = "rt:announce"
+
+# What stands in a name after `kind:`; a percent sign only as part of an escape in upper-case hex.
+_ID = re.compile(r"(?:[A-Za-z0-9._~@+=-]|%[0-9A-F]{2}){1,128}")
+_PLAIN = "._~@+=-"
+
+
+class Stream(NamedTuple):
+    """A parsed stream name. `id` is as it stands in the name (escaped); `subject` unescapes it."""
+
+    kind: Kind
+    id: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.id}"
+
+    @property
+    def subject(self) -> str:
+        return unquote(self.id)
+
+
+def parse_stream(name: object, loc: str = "stream") -> Stream:
+    """Raises Refused("invalid_frame") that names `loc` when `name` is not a stream's name."""
+    if isinstance(name, str):
+        kind, colon, id = name.partition(":")
+        if colon and kind in KINDS and len(id) <= 128 and _ID.fullmatch(id):
+            return Stream(cast(Kind, kind), id)
+    raise Refused.field(
+        "invalid_frame",
+        loc,
+        "a stream is session:<id>, user:<subject>, room:<name> or job:<id>, 1 to 128 of A-Z a-z 0-9 . _ ~ @ + = - "
+        "(other characters percent-encoded, upper-case hex)",
+    )
+
+
+def escape(text: str) -> str:
+    """A subject, or a plain arq job's id, as it stands in a stream name."""
+    return quote(text, safe=_PLAIN)
+
+
+def session_stream(session: str) -> str:
+    return f"session:{session}"
+
+
+def user_stream(subject: str) -> str:
+    return f"user:{escape(subject)}"
+
+
+def job_stream(job_id: str) -> str:
+    return f"job:{escape(job_id)}"
+
+
+def log(tenant: str, stream: str) -> str:
+    return f"rt:{tenant}:{{{stream}}}:log"
+
+
+def meta(tenant: str, stream: str) -> str:
+    return f"rt:{tenant}:{{{stream}}}:meta"
+
+
+def live(tenant: str, stream: str) -> str:
+    """The pub/sub channel on which appends to the stream are announced."""
+    return f"rt:{tenant}:{{{stream}}}:live"
+
+
+def cursors(tenant: str, session: str) -> str:
+    return f"rt:{tenant}:{{session:{session}}}:cursors"
+
+
+def furthest(tenant: str, subject: str) -> str:
+    """The furthest acknowledgement of `user:<subject>` by any of the subject's sessions."""
+    return f"rt:{tenant}:{{{user_stream(subject)}}}:furthest"
+
+
+def command(tenant: str, session: str, id: str) -> str:
+    return f"rt:{tenant}:idem:c:{session}:{id}"
+
+
+def idempotency(tenant: str, subject: str, key: str) -> str:
+    return f"rt:{tenant}:idem:k:{escape(subject)}:{key}"
+
+
+def created(tenant: str, job_id: str) -> str:
+    """Says that the `job.created` of this job was written."""
+    return f"rt:{tenant}:idem:j:{job_id}"
+
+
+def ticket(tenant_free_word: str) -> str:
+    return f"rt:-:ticket:{tenant_free_word}"
+
+
+def jobs(tenant: str) -> str:
+    """Every job of a tenant: member = id, score = when it was accepted (ms)."""
+    return f"rt:{tenant}:jobs"
+
+
+def jobs_of(tenant: str, subject: str) -> str:
+    return f"rt:{tenant}:jobs:{escape(subject)}"
+
+
+def leases(queue: str) -> str:
+    """The running jobs of a queue: member = id, score = when the lease ends (ms)."""
+    return f"rt:leases:{queue}"
+
+
+def deadlines(queue: str) -> str:
+    """The unfinished jobs of a queue: member "<tenant> <id>", score = when they are ended if nobody ends them before (ms)."""
+    return f"rt:deadlines:{queue}"
+
+
+def doorbell(queue: str) -> str:
+    """The pub/sub channel that wakes the queue's workers: "job", or "cancel <id>"."""
+    return f"rt:doorbell:{queue}"
+
+
+def worker(name: str) -> str:
+    return f"rt:worker:{name}"
+
+
+WORKERS = "rt:workers"

@@ -1,0 +1,1 @@
+"""The way back: durable ordered logs, replay that joins live, and who has read how far."""

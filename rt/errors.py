@@ -2,7 +2,8 @@
 
     RtError
     ├── Refused            a command, frame or call is answered with one of the protocol's error words
-    │   └── Unavailable    Redis (or all of it that is needed) cannot be reached now: the same call may work later
+    │   ├── Unavailable    Redis (or all of it that is needed) cannot be reached now: the same call may work later
+    │   └── TakenOver      a newer connection of the session exists: this one ends with 4003
     └── JobError           a job ends as `job.failed` with this code
         └── TemporaryJobError   the same, but worth another attempt
 
@@ -92,6 +93,13 @@ class Unavailable(Refused):
 
     def __init__(self, message: str = "the store cannot be reached now, try again", *, retry_after_ms: int = 1000) -> None:
         super().__init__("unavailable", message, retry_after_ms=retry_after_ms)
+
+
+class TakenOver(Refused):
+    """A newer connection has resumed the session; nothing was done on behalf of this one."""
+
+    def __init__(self) -> None:
+        super().__init__("conflict", "a newer connection has taken this session over")
 
 
 class JobError(RtError):

@@ -1,0 +1,41 @@
+-- Accepts a job: idempotency, queueing and `job.queued` together or not at all.
+-- KEYS: log, meta, the submitting session's cursors, queue, arq:job:<id>, index, owner's index, then the records.
+-- ARGV: see queue.py. Returns { 'ok' | 'duplicate', job id } or { 'conflict' | 'busy' | 'taken' } or { 'full', waiting }.
+local word, id, payload, event = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local keep = { ARGV[5], ARGV[6], ARGV[7] }
+local hash, record_ttl, generation, limit = ARGV[8], ARGV[9], ARGV[10], tonumber(ARGV[11])
+local delay, payload_ttl, wait, tenant = tonumber(ARGV[12]), tonumber(ARGV[13]), tonumber(ARGV[14]), ARGV[15]
+local queue, reports = KEYS[4], ARGV[16]
+if generation ~= '' and redis.call('HGET', KEYS[3], 'generation') ~= generation then return { 'taken' } end
+for k = 8, #KEYS do
+  local known = redis.call('GET', KEYS[k])
+  if known then
+    local state, known_hash, answer = string.match(known, '^(%a) (%S+) ?(.*)$')
+    if known_hash ~= hash then return { 'conflict' } end
+    if state == 'p' then return { 'busy' } end
+    return { 'duplicate', answer }
+  end
+end
+local waiting = redis.call('ZCARD', queue) - redis.call('ZCARD', 'rt:leases:' .. queue)
+if waiting >= limit then return { 'full', waiting } end
+local now = now_ms()
+local due = string.format('%.0f', now + delay)
+local deadline = string.format('%.0f', now + delay + wait)
+now = string.format('%.0f', now)
+local epoch, seq = stream_open(KEYS[1], KEYS[2], word)
+stream_add(KEYS[1], KEYS[2], epoch, seq, { event }, keep)
+redis.call('HSET', KEYS[2], 'status', 'queued', 'attempt', 0, 'tries', 0, 'created', now, 'score', due, 'deadline', deadline, 'reports',
+  reports, unpack(ARGV, 17))
+redis.call('SET', KEYS[5], payload, 'PX', payload_ttl + delay)
+redis.call('ZADD', queue, due, id)
+redis.call('ZADD', 'rt:deadlines:' .. queue, deadline, tenant .. ' ' .. id)
+-- An index keeps what its jobs' metas keep.
+for k = 6, 7 do
+  redis.call('ZADD', KEYS[k], now, id)
+  redis.call('ZREMRANGEBYSCORE', KEYS[k], '-inf', string.format('%.0f', now - keep[3] * 1000))
+  redis.call('EXPIRE', KEYS[k], keep[3])
+end
+if reports ~= '' then redis.call('ZADD', 'rt:announce', now, tenant .. ' ' .. id) end
+for k = 8, #KEYS do redis.call('SET', KEYS[k], 'd ' .. hash .. ' ' .. id, 'EX', record_ttl) end
+redis.call('PUBLISH', 'rt:doorbell:' .. queue, 'job')
+return { 'ok', id }

@@ -1,0 +1,94 @@
+-- Claims up to `want` jobs in one round trip: lapsed leases first, then what is due.
+-- KEYS: queue. ARGV: want, lease_ms, token, timeout_ms (of jobs that say nothing), then `ends` of job.lua (9).
+-- Returns { now, next due or 0, waiting, claims }; a claim is { id, payload, tenant, meta field, value, ... }.
+--
+-- A claimed id stays in arq's queue (arq's clients look for it there), parked a day ahead, so that running jobs are
+-- never scanned; `rt:leases:<queue>` holds when each lease ends. The fence in the job's meta is what every write of
+-- the attempt is checked against.
+local queue, leases = KEYS[1], 'rt:leases:' .. KEYS[1]
+local want, lease, token = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
+local ends = {}
+for i = 1, 9 do ends[i] = ARGV[4 + i] end
+local now = now_ms()
+local function ms(value) return string.format('%.0f', value) end
+local parked = ms(now + 86400000)
+local claims = {}
+
+local function claim(id)
+  local lock = 'arq:in-progress:' .. id
+  if redis.call('EXISTS', lock) == 1 then
+    -- Leased, or a plain arq Worker's: Job.abort() made it look due. It is looked at again when the lock can have lapsed.
+    redis.call('ZADD', queue, 'XX', ms(now + math.max(redis.call('PTTL', lock), 100)), id)
+    return
+  end
+  local payload = redis.call('GET', 'arq:job:' .. id)
+  local tenant = job_tenant(payload)
+  local log, meta = job_keys(tenant, id)
+  local m = redis.call('HMGET', meta, 'status', 'tries', 'max', 'cancel', 'deadline', 'started', 'timeout_ms')
+  if m[1] and ended[m[1]] then
+    if not payload or tenant ~= '-' or string.sub(payload, 1, 6) == '{"rt":' then
+      job_clear(queue, tenant, id)
+      return
+    end
+    -- A plain arq client has used the id again after arq forgot its result: another job, another epoch.
+    redis.call('DEL', log, meta)
+    m = {}
+  end
+  if not payload then
+    job_end(queue, tenant, id, payload, 'failed', failed_data('expired', 'the payload of the job has expired'), ends)
+    return
+  end
+  local by = m[4] or (redis.call('ZSCORE', 'arq:abort', id) and 'arq')
+  if by then
+    job_end(queue, tenant, id, payload, 'cancelled', cancelled_data(by), ends)
+    return
+  end
+  if m[3] and tonumber(m[2]) >= tonumber(m[3]) then
+    job_end(queue, tenant, id, payload, 'failed', failed_data('lease_lost', 'its workers were lost ' .. m[2] .. ' times'), ends)
+    return
+  end
+  if m[5] and tonumber(m[5]) <= now then
+    local code = m[6] and 'timeout' or 'expired'
+    job_end(queue, tenant, id, payload, 'failed', failed_data(code, 'not finished in time'), ends)
+    return
+  end
+  local epoch = stream_open(log, meta, ends[1])
+  local attempt = redis.call('HINCRBY', meta, 'attempt', 1)
+  redis.call('HINCRBY', meta, 'tries', 1)
+  redis.call('HSET', meta, 'status', 'running', 'fence', attempt .. ':' .. token)
+  redis.call('HDEL', meta, 'batch')
+  expire(meta, ends[4])
+  if not m[6] then
+    local deadline = ms(now + tonumber(m[7] or ARGV[4]))
+    redis.call('HSET', meta, 'started', ms(now), 'deadline', deadline)
+    redis.call('ZADD', 'rt:deadlines:' .. queue, ms(deadline + 5000), tenant .. ' ' .. id)
+  end
+  redis.call('SET', lock, attempt .. ':' .. token, 'PX', lease)
+  redis.call('ZADD', leases, ms(now + lease), id)
+  redis.call('ZADD', queue, parked, id)
+  local found = { id, payload, tenant }
+  for _, one in ipairs(redis.call('HGETALL', meta)) do found[#found + 1] = one end
+  claims[#claims + 1] = found
+end
+
+if want > 0 then
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', leases, '-inf', ms(now), 'LIMIT', 0, want)) do
+    redis.call('ZREM', leases, id)
+    if redis.call('ZSCORE', queue, id) then claim(id) end
+  end
+end
+-- What ends here takes no slot, so a page more is read until the slots are full or nothing is due.
+local pages = 0
+while #claims < want and pages < 10 do
+  local due = redis.call('ZRANGEBYSCORE', queue, '-inf', ms(now), 'LIMIT', 0, want - #claims)
+  if #due == 0 then break end
+  for _, id in ipairs(due) do claim(id) end
+  pages = pages + 1
+end
+local next_due = 0
+for _, key in ipairs({ queue, leases }) do
+  local head = redis.call('ZRANGEBYSCORE', key, '(' .. ms(now), '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
+  local score = head[2] and tonumber(head[2]) or 0
+  if score > 0 and (next_due == 0 or score < next_due) then next_due = score end
+end
+return { ms(now), ms(next_due), redis.call('ZCARD', queue) - redis.call('ZCARD', leases), claims }

@@ -1,0 +1,14 @@
+-- The heads of many streams at one instant. KEYS: log, meta for each. Returns for each { epoch or false, top, first, kept, past }, as read.lua.
+local out = {}
+for k = 1, #KEYS, 2 do
+  local m = redis.call('HMGET', KEYS[k + 1], 'epoch', 'seq', 'first', 'past')
+  if m[1] then
+    local head = redis.call('XRANGE', KEYS[k], '-', '+', 'COUNT', 1)
+    local top = tonumber(m[2])
+    local first = head[1] and tonumber((string.gsub(head[1][1], '%-0$', ''))) or top + 1
+    out[#out + 1] = { m[1], top, first, tonumber(m[3]), m[4] or '' }
+  else
+    out[#out + 1] = { false, 0, 1, 1, '' }
+  end
+end
+return out

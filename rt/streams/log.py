@@ -1,0 +1,185 @@
+"""Streams in Redis: append, publish, read in pages, look at heads, trim. The log is the truth.
+
+Each function is one script, so that what it reads belongs together and what it writes happens at once or not at all.
+All raise `Unavailable` when Redis does not answer; then the call may have happened, and may be repeated only where it
+carries a batch number (`append`) or a record (`publish`).
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+from rt import keys
+from rt.codec import from_json_bytes
+from rt.cursor import new_epoch, parse_cursor
+from rt.errors import Refused, TakenOver
+from rt.keys import Stream, parse_stream
+from rt.redis import Store, load_script
+from rt.settings import Settings
+from rt.streams.replay import Head
+
+APPEND = load_script("streams/stream", "streams/append")
+PUBLISH = load_script("streams/stream", "streams/publish")
+OPEN = load_script("streams/stream", "streams/open")
+READ = load_script("streams/read")
+HEADS = load_script("streams/heads")
+TRIM = load_script("streams/trim")
+
+#: A page of a replay. 200 events and 64 KiB: several of them fit under a connection's bound of 256 KiB.
+PAGE_EVENTS = 200
+PAGE_BYTES = 64 * 1024
+
+#: Command ids and idempotency keys are remembered for 24 h.
+RECORD_TTL_S = 86_400
+
+#: Heads are read in calls of this many streams: a script holds the whole server while it runs.
+_HEADS_A_CALL = 500
+
+
+class Page(NamedTuple):
+    """Events in order, as stored; `head` is of the same instant."""
+
+    head: Head
+    events: list[bytes]
+
+
+@dataclass(slots=True)
+class Batch:
+    """What one attempt appends in one step. `number` rises by one per batch of the attempt; a repeat keeps its number."""
+
+    tenant: str
+    stream: str
+    fence: str
+    number: int
+    events: list[bytes] = field(default_factory=list)
+    checkpoint: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """`verdict`: "ok"; "fenced" (another attempt owns the job, or it has ended); "cancelled" (`by` says by whom)."""
+
+    verdict: Literal["ok", "fenced", "cancelled"]
+    epoch: str = ""
+    first: int = 0
+    last: int = 0
+    by: str = ""
+
+
+class Authorship(NamedTuple):
+    """The session, and the generation of its connection, on whose behalf something is written; "" for no session."""
+
+    session: str = ""
+    generation: int | str = ""
+
+
+NOBODY = Authorship()
+
+
+class Published(NamedTuple):
+    epoch: str
+    seq: int
+    duplicate: bool
+
+
+class StreamLog:
+    """The streams of one Redis. Holds no state of its own."""
+
+    def __init__(self, store: Store, settings: Settings) -> None:
+        self._store = store
+        self._settings = settings
+
+    def keep(self, stream: Stream | str) -> tuple[int, int, int]:
+        """`(length, log_ttl_s, meta_ttl_s)` of a stream, as the scripts take them."""
+        kind = (stream if isinstance(stream, Stream) else parse_stream(stream)).kind
+        kept = self._settings.retention(kind)
+        return kept.length, kept.age_s, max(self._settings.meta_ttl_s, kept.age_s)
+
+    async def append(self, batches: Sequence[Batch]) -> list[Appended]:
+        """Appends batches of attempts, for any number of streams, in one call; answers in the same order."""
+        names: list[str] = []
+        args: list[Any] = [new_epoch()]
+        length, log_ttl_s, meta_ttl_s = self.keep("job:-")
+        for one in batches:
+            names += (keys.log(one.tenant, one.stream), keys.meta(one.tenant, one.stream))
+            args += (one.fence, one.number, one.checkpoint, length, log_ttl_s, meta_ttl_s, len(one.events), *one.events)
+        return [_appended(one) for one in await self._store.run(APPEND, names, args)]
+
+    async def publish(
+        self, tenant: str, stream: Stream, event: bytes, *, hash: str = "-", records: Iterable[str] = (), by: Authorship = NOBODY
+    ) -> Published:
+        """Appends one event, at most once for each of `records` (idempotency keys in Redis).
+
+        `by` is the session on whose behalf it is written. Raises Refused("conflict") when a record was made by another
+        request (`hash`), and TakenOver when the session has a newer connection.
+        """
+        name = str(stream)
+        meta = keys.meta(tenant, name)
+        reply = await self._store.run(
+            PUBLISH,
+            [keys.log(tenant, name), meta, keys.cursors(tenant, by.session) if by.session else meta, *records],
+            [new_epoch(), event, *self.keep(stream), hash, RECORD_TTL_S, by.generation],
+        )
+        verdict = check_verdict(reply[0])
+        answer = from_json_bytes(reply[1])
+        return Published(answer["epoch"], answer["seq"], verdict == "duplicate")
+
+    async def read(self, tenant: str, stream: str, after: int, *, count: int = PAGE_EVENTS, max_bytes: int = PAGE_BYTES) -> Page:
+        """Up to `count` events after a seq, at least one when there is one; then no more than `max_bytes`."""
+        reply = await self._store.run(READ, [keys.log(tenant, stream), keys.meta(tenant, stream)], [after, count, max_bytes])
+        return Page(_head(reply), reply[5:])
+
+    async def heads(self, tenant: str, streams: Sequence[str]) -> dict[str, Head]:
+        """The heads of many streams; one that does not exist has epoch ""."""
+        out: dict[str, Head] = {}
+        for start in range(0, len(streams), _HEADS_A_CALL):
+            part = streams[start : start + _HEADS_A_CALL]
+            reply = await self._store.run(HEADS, _names(tenant, part))
+            out.update(zip(part, map(_head, reply), strict=True))
+        return out
+
+    async def open(self, tenant: str, streams: Sequence[str]) -> dict[str, Head]:
+        """As `heads`, but a stream that does not exist is begun, so that a cursor into it can be named."""
+        heads = await self.heads(tenant, streams)
+        new = [name for name, head in heads.items() if not head.epoch]
+        if new:
+            await self._store.run(OPEN, _names(tenant, new), [new_epoch(), self._settings.meta_ttl_s])
+            heads |= await self.heads(tenant, new)
+        return heads
+
+    async def trim(self, tenant: str, stream: str, oldest_ms: int, *, look_at: int = 1000) -> int:
+        """Drops events older than a time; returns how many. Looks at `look_at` events at most: call again while it drops that many."""
+        return int(await self._store.run(TRIM, [keys.log(tenant, stream), keys.meta(tenant, stream)], [oldest_ms, look_at]))
+
+
+def check_verdict(word: bytes) -> str:
+    """What a script with records said, once the refusals that all of them share are raised."""
+    match word:
+        case b"conflict":
+            raise Refused("conflict", "this id or key was used for another request")
+        case b"busy":
+            raise Refused("unavailable", "the first request with this id is still under way", retry_after_ms=100)
+        case b"taken":
+            raise TakenOver()
+    return word.decode()
+
+
+def _names(tenant: str, streams: Sequence[str]) -> list[str]:
+    return [name for one in streams for name in (keys.log(tenant, one), keys.meta(tenant, one))]
+
+
+def _head(reply: list[Any]) -> Head:
+    past = tuple(parse_cursor(one) for one in reply[4].decode().split())
+    return Head(reply[0].decode() if reply[0] else "", int(reply[1]), int(reply[2]), int(reply[3]), past)
+
+
+def _appended(reply: list[Any]) -> Appended:
+    match reply[0].decode():
+        case "ok":
+            return Appended("ok", reply[1].decode(), int(reply[2]), int(reply[3]))
+        case "cancelled":
+            return Appended("cancelled", by=reply[1].decode())
+        case _:
+            return Appended("fenced")
+
+

@@ -1,0 +1,90 @@
+"""History and live events → events, or a gap. Pure.
+
+The whole recovery rests on two comparisons. `place` compares a cursor with a stream's head and says where reading
+begins and what cannot be had. `join` compares a live announcement with the last event that was sent and says whether
+it follows, repeats, or leaves a hole that the log must fill. Neither ever guesses: the head holds the first event
+that can really be read.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from rt.cursor import Cursor
+
+Reason = Literal["trimmed", "expired", "epoch_changed", "overflow"]
+
+
+class Head(NamedTuple):
+    """What a stream looks like at one instant.
+
+    `top` is the newest seq (0: no event yet), `first` the first that can be read (top + 1: none), `kept` the first that
+    trimming left, `past` the earlier epochs, newest first, each with the seq it reached. `epoch` is "" for a stream that
+    does not exist.
+    """
+
+    epoch: str
+    top: int
+    first: int
+    kept: int
+    past: tuple[Cursor, ...] = ()
+
+
+NOTHING = Head("", 0, 1, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Events that cannot be had: `first` to `last`, or an unknown number of them (None) when the epoch changed."""
+
+    reason: Reason
+    first: int | None = None
+    last: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Reading goes on after `seq`, once `gap` (if any) was said. `moved`: under another epoch, and nothing was lost by it."""
+
+    seq: int
+    gap: Gap | None = None
+    moved: bool = False
+
+
+def place(cursor: Cursor, head: Head) -> Place:
+    """Where a reader that has everything up to `cursor` goes on in a stream that looks like `head`."""
+    if not cursor.epoch:  # from the start, whatever it is called now
+        return _place(0, head, moved=False)
+    if cursor.epoch == head.epoch:
+        if cursor.seq > head.top:
+            # The reader has events that this log does not: Redis lost them, and their numbers will be used again.
+            return Place(head.first - 1, Gap("epoch_changed"))
+        return _place(cursor.seq, head, moved=False)
+    # An older epoch of the same log counts as far as it reached when it ended. What came after the reader's position
+    # under that epoch is still there, with the same numbers.
+    if any(cursor.epoch == past.epoch and cursor.seq <= past.seq for past in head.past):
+        return _place(cursor.seq, head, moved=True)
+    return Place(head.first - 1, Gap("epoch_changed"))
+
+
+def _place(seq: int, head: Head, *, moved: bool) -> Place:
+    if seq >= head.first - 1:
+        return Place(seq, None, moved)
+    # The log begins later than what trimming recorded: it vanished under its meta.
+    reason: Reason = "trimmed" if head.first <= head.kept else "expired"
+    return Place(head.first - 1, Gap(reason, seq + 1, head.first - 1), moved)
+
+
+Join = Literal["next", "old", "hole", "other"]
+
+
+def join(epoch: str, sent: int, live_epoch: str, first: int, last: int) -> Join:
+    """How a live announcement of `first` to `last` relates to a reader that has everything up to `sent` of `epoch`.
+
+    next: it holds the next event (those at or below `sent` are dropped); old: it holds nothing new; hole: something
+    between is missing; other: it is of another epoch.
+    """
+    if live_epoch != epoch:
+        return "other"
+    if last <= sent:
+        return "old"
+    return "next" if first <= sent + 1 else "hole"

@@ -1,0 +1,24 @@
+-- Opens a session, and raises its generation: from here on every older connection of it is refused.
+-- KEYS: cursors hash, the session stream's live channel. ARGV: subject, ttl_s, '1' to begin a new session.
+-- Returns { 'ok', generation, field, value, ... } or { 'unknown' } or { 'foreign' }.
+if ARGV[3] == '1' then
+  redis.call('HSET', KEYS[1], 'owner', ARGV[1], 'generation', 1)
+  redis.call('EXPIRE', KEYS[1], ARGV[2])
+  return { 'ok', 1 }
+end
+local owner = redis.call('HGET', KEYS[1], 'owner')
+if not owner then return { 'unknown' } end
+if owner ~= ARGV[1] then return { 'foreign' } end
+local generation = redis.call('HINCRBY', KEYS[1], 'generation', 1)
+redis.call('EXPIRE', KEYS[1], ARGV[2])
+-- An older connection need not wait for its next acknowledgement to learn that it is over.
+redis.call('PUBLISH', KEYS[2], '!' .. generation)
+local out = { 'ok', generation }
+local all = redis.call('HGETALL', KEYS[1])
+for i = 1, #all, 2 do
+  if string.match(all[i], '^[cd]:') then
+    out[#out + 1] = all[i]
+    out[#out + 1] = all[i + 1]
+  end
+end
+return out

@@ -1,0 +1,150 @@
+"""What survives a connection: its session's owner, generation, and how far it has read each stream it follows.
+
+Fields of the hash: `owner`, `generation`, `c:<stream>` → the acknowledged cursor of a stream that is followed, and
+`d:<job stream>` → "<stream> <seq>" of the `job.created` of a job that is done with (its terminal event was
+acknowledged), kept until that `job.created` itself is acknowledged, so that its replay does not bring the job back.
+
+Writes are gathered per process and stored in one call about once a second (`Cursors`); a killed process costs its
+clients some repeated events, which they drop by seq, and nothing else.
+"""
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from rt import keys
+from rt.cursor import Cursor, parse_cursor
+from rt.errors import Refused, Unavailable
+from rt.redis import Store, load_script
+from rt.settings import Settings
+from rt.telemetry import metrics
+
+SESSIONS = load_script("streams/sessions")
+CURSORS = load_script("streams/stream", "streams/cursors")
+
+FLUSH_S = 1.0
+#: An untouched session is renewed this often while it is connected.
+RENEW_S = 600.0
+_A_CALL = 200
+
+
+@dataclass(slots=True)
+class Session:
+    """An opened session. `cursors`: what it follows; `done`: job stream → (announcing stream, seq)."""
+
+    id: str
+    generation: int
+    resumed: bool
+    cursors: dict[str, Cursor] = field(default_factory=dict)
+    done: dict[str, tuple[str, int]] = field(default_factory=dict)
+
+
+async def open_session(store: Store, settings: Settings, tenant: str, subject: str, id: str | None) -> Session:
+    """Resumes a session, or begins one when `id` is None, unknown or expired.
+
+    Raises Refused("forbidden") when it belongs to another subject, and Unavailable.
+    """
+    if id is not None:
+        names = [keys.cursors(tenant, id), keys.live(tenant, keys.session_stream(id))]
+        reply = await store.run(SESSIONS, names, [subject, settings.session_ttl_s, ""])
+        match reply[0]:
+            case b"foreign":
+                raise Refused("forbidden", "this session belongs to another subject")
+            case b"ok":
+                session = Session(id, int(reply[1]), True)
+                for name, value in zip(reply[2::2], reply[3::2], strict=True):
+                    kind, stream, text = name[:2], name[2:].decode(), value.decode()
+                    if kind == b"c:":
+                        session.cursors[stream] = parse_cursor(text)
+                    else:
+                        by, seq = text.split(" ")
+                        session.done[stream] = (by, int(seq))
+                return session
+    new = secrets.token_urlsafe(32)  # 256 bits: the id is what a thief would have to guess
+    await store.run(SESSIONS, [keys.cursors(tenant, new), keys.live(tenant, keys.session_stream(new))], [subject, settings.session_ttl_s, "1"])
+    return Session(new, 1, False)
+
+
+async def furthest(store: Store, tenant: str, subject: str) -> Cursor | None:
+    """The furthest acknowledgement of the subject's `user:` stream by any of its sessions."""
+    known = await store.call("GET", keys.furthest(tenant, subject))
+    return parse_cursor(known.decode()) if known else None
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """One connected session's unsaved changes. `taken_over` is called once when a newer generation exists."""
+
+    tenant: str
+    subject: str
+    session: str
+    generation: int
+    taken_over: Callable[[], None]
+    fields: dict[str, str] = field(default_factory=dict)
+    furthest: str = ""
+    renew_at: float = 0.0
+
+
+class Cursors:
+    """Gathers the sessions' changes and stores them about once a second. Run `run()` in a task of its own."""
+
+    def __init__(self, store: Store, settings: Settings) -> None:
+        self._store = store
+        self._settings = settings
+        self._entries: set[Entry] = set()
+        self._saving = asyncio.Lock()
+
+    def add(self, entry: Entry) -> None:
+        entry.renew_at = asyncio.get_running_loop().time() + RENEW_S
+        self._entries.add(entry)
+
+    async def remove(self, entry: Entry) -> None:
+        """Stores what is left of it. Never raises: what cannot be stored is read again by the client."""
+        self._entries.discard(entry)
+        try:
+            await self.save([entry])
+        except Unavailable:
+            metrics.redis_errors.labels("cursors").inc()
+
+    async def run(self) -> None:
+        while True:
+            await asyncio.sleep(FLUSH_S)
+            now = asyncio.get_running_loop().time()
+            due = [one for one in self._entries if one.fields or one.furthest or one.renew_at <= now]
+            try:
+                await self.save(due)
+            except Unavailable:
+                metrics.redis_errors.labels("cursors").inc()
+
+    async def flush(self) -> None:
+        """Stores everything now. Raises Unavailable."""
+        await self.save([one for one in self._entries if one.fields or one.furthest])
+
+    async def save(self, entries: list[Entry]) -> None:
+        async with self._saving:
+            for start in range(0, len(entries), _A_CALL):
+                await self._save(entries[start : start + _A_CALL])
+
+    async def _save(self, entries: list[Entry]) -> None:
+        # Taken before the call: what changes during it belongs to the next one.
+        taken = [(one, one.fields, one.furthest) for one in entries]
+        names: list[str] = []
+        args: list[str | int] = [self._settings.session_ttl_s, self._settings.meta_ttl_s]
+        for one, fields, furthest_ in taken:
+            one.fields, one.furthest = {}, ""
+            names += (keys.cursors(one.tenant, one.session), keys.furthest(one.tenant, one.subject))
+            args += (one.generation, furthest_, len(fields), *(part for pair in fields.items() for part in pair))
+        try:
+            verdicts = await self._store.run(CURSORS, names, args)
+        except BaseException:
+            for one, fields, furthest_ in taken:  # nothing is forgotten: newer values win over what is put back
+                one.fields = fields | one.fields
+                one.furthest = one.furthest or furthest_
+            raise
+        now = asyncio.get_running_loop().time()
+        for (one, _, _), verdict in zip(taken, verdicts, strict=True):
+            one.renew_at = now + RENEW_S
+            if not verdict and one in self._entries:
+                self._entries.discard(one)
+                one.taken_over()

@@ -1,0 +1,65 @@
+-- Library of every script that writes to a stream. A stream is two keys of one slot: `log` (a Redis stream, ids
+-- "<seq>-0") and `meta` (a hash: epoch, seq, first, inc, past; a job's also holds its status and fence).
+
+local function now_ms()
+  local t = redis.call('TIME')
+  return t[1] * 1000 + math.floor(t[2] / 1000)
+end
+
+-- The stream's epoch and top, beginning it where it does not exist. `word` names a new epoch.
+-- A stream that was last written under another incarnation of Redis may have lost its newest events, seq and all:
+-- it goes on under a new epoch, and `past` keeps what the last eight were and how far each reached.
+local function stream_open(log, meta, word)
+  local inc = redis.call('GET', 'rt:incarnation') or ''
+  local m = redis.call('HMGET', meta, 'epoch', 'seq', 'inc', 'past')
+  if not m[1] then
+    redis.call('DEL', log)
+    redis.call('HSET', meta, 'epoch', word, 'seq', 0, 'first', 1, 'inc', inc)
+    return word, 0
+  end
+  if m[3] ~= inc and inc ~= '' then
+    if m[3] == '' then
+      redis.call('HSET', meta, 'inc', inc)
+      return m[1], tonumber(m[2])
+    end
+    local kept = { m[1] .. ':' .. m[2] }
+    for one in string.gmatch(m[4] or '', '%S+') do
+      if #kept < 8 then kept[#kept + 1] = one end
+    end
+    redis.call('HSET', meta, 'epoch', word, 'inc', inc, 'past', table.concat(kept, ' '))
+    return word, tonumber(m[2])
+  end
+  return m[1], tonumber(m[2])
+end
+
+-- EXPIRE that only grows. GT alone never sets the first one (no expiry counts as infinite), so NX stands in.
+local function expire(key, seconds)
+  if redis.call('EXPIRE', key, seconds, 'GT') == 0 then redis.call('EXPIRE', key, seconds, 'NX') end
+end
+
+-- Appends events (JSON without seq) and announces them once. Returns first and last seq.
+-- `keep` = { length, log_ttl_s, meta_ttl_s }.
+local function stream_add(log, meta, epoch, seq, events, keep)
+  local first, bodies, bytes = seq + 1, {}, 0
+  for i, event in ipairs(events) do
+    seq = seq + 1
+    local body = '{"seq":' .. seq .. ',' .. string.sub(event, 2)
+    redis.call('XADD', log, seq .. '-0', 'e', body)
+    bodies[i] = body
+    bytes = bytes + #body
+  end
+  redis.call('HSET', meta, 'seq', seq)
+  local length = tonumber(keep[1])
+  if redis.call('XLEN', log) > length then
+    redis.call('XTRIM', log, 'MAXLEN', '~', length)
+    local head = redis.call('XRANGE', log, '-', '+', 'COUNT', 1)
+    if head[1] then redis.call('HSET', meta, 'first', (string.gsub(head[1][1], '%-0$', ''))) end
+  end
+  expire(log, keep[2])
+  expire(meta, keep[3])
+  -- The announcement carries the bytes along up to 32 KiB; beyond, readers fetch them from the log.
+  local head = epoch .. ' ' .. first .. ' ' .. seq
+  if bytes <= 32768 then head = head .. '\n' .. table.concat(bodies, '\n') end
+  redis.call('PUBLISH', string.gsub(log, ':log$', ':live'), head)
+  return first, seq
+end

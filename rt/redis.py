@@ -166,7 +166,7 @@ class Listener:
         await self._guard(self._pubsub.subscribe(*channels))
 
     async def unsubscribe(self, *channels: str) -> None:
-        await self._guard(self._pubsub.unsubscribe(*channels))  # type: ignore[no-untyped-call]
+        await self._guard(self._pubsub.unsubscribe(*channels))
 
     async def ping(self) -> None:
         await self._guard(self._pubsub.ping())

@@ -20,7 +20,7 @@ class Metrics:
     """Every metric, in one place. Labels are few and bounded: never a tenant, a connection or a job's id."""
 
     connections = Gauge("rt_connections", "Open WebSockets.", registry=REGISTRY)
-    connections_total = Counter("rt_connections_total", "WebSockets that asked for an upgrade.", ["result"], registry=REGISTRY)
+    connections_total = Counter("rt_connections_opened_total", "WebSockets that asked for an upgrade.", ["result"], registry=REGISTRY)
     disconnects = Counter("rt_disconnects_total", "WebSockets that ended.", ["code"], registry=REGISTRY)
     connection_seconds = Histogram(
         "rt_connection_seconds", "How long WebSockets were open.", registry=REGISTRY, buckets=(1, 10, 60, 300, 1800, 3600, 14400, 86400)

@@ -52,7 +52,7 @@ local function claim(id)
     job_end(queue, tenant, id, payload, 'failed', failed_data(code, 'not finished in time'), ends)
     return
   end
-  local epoch = stream_open(log, meta, ends[1])
+  stream_open(log, meta, ends[1])
   local attempt = redis.call('HINCRBY', meta, 'attempt', 1)
   redis.call('HINCRBY', meta, 'tries', 1)
   redis.call('HSET', meta, 'status', 'running', 'fence', attempt .. ':' .. token)
@@ -68,6 +68,7 @@ local function claim(id)
   redis.call('ZADD', queue, parked, id)
   local found = { id, payload, tenant }
   for _, one in ipairs(redis.call('HGETALL', meta)) do found[#found + 1] = one end
+  redis.call('HDEL', meta, 'restart')
   claims[#claims + 1] = found
 end
 

@@ -125,8 +125,8 @@ class Tail:
                 await asyncio.sleep(random.uniform(low, min(high, low * 2.0**failures)))
 
     async def _read(self, listener: Listener, group: asyncio.TaskGroup) -> None:
-        for one in self._followed.values():
-            one.confirmed.clear()
+        for followed in self._followed.values():
+            followed.confirmed.clear()
         self._to_drop.clear()
         self._to_subscribe = set(self._followed)
         # A channel that nobody uses keeps the connection subscribed, so that it can be read before the first follow.
@@ -147,8 +147,7 @@ class Tail:
                 silent = False
                 kind, channel, data = message
                 if kind == "message":
-                    one = self._followed.get(channel)
-                    if one is not None:
+                    if one := self._followed.get(channel):
                         self._announce(one, data)
                 elif kind == "subscribe":
                     if channel == "rt:tail":

@@ -1,0 +1,505 @@
+"""The command line: `rt --help` says what there is.
+
+Commands import what they need when they run, so that `rt --help` and `rt token` do not wait for a web framework.
+"""
+
+import contextlib
+import io
+import os
+import random
+import re
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from importlib import import_module
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from urllib.parse import quote, urlsplit
+
+import typer
+from typer.exceptions import TyperException
+
+from rt import __version__
+from rt.errors import RtError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from rt.app import App
+    from rt.doctor import Check
+    from rt.settings import Settings
+
+BUILT_IN = "rt.builtin:app"
+
+EXIT_FAILED = 1
+EXIT_WRONG_ARGUMENTS = 2
+EXIT_CANCELLED = 3
+EXIT_INTERRUPTED = 130
+
+#: How often in a row a cut event stream is taken up again before the command gives up: about half a minute.
+_RESUMES = 10
+_TRIES = 4
+#: Servers say something at least every 20 s; one that is silent for longer is gone.
+_SILENCE_S = 60.0
+#: How long `rt doctor` waits for its test event.
+_ECHO_S = 15.0
+_TOKEN_TTL_S = 86_400
+
+
+class CommandFailed(RtError):
+    """What a command could not do, in words for its user; `exit_code` is the command's."""
+
+    def __init__(self, message: str, exit_code: int = EXIT_FAILED) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+cli = typer.Typer(name="rt", help="Real-time AI backend: durable streams, jobs, nothing lost.", rich_markup_mode=None)
+job = typer.Typer(name="job", help="Submits, follows, cancels and lists jobs over HTTP.", rich_markup_mode=None)
+cli.add_typer(job)
+
+AppName = Annotated[str, typer.Argument(metavar="[APP]", help="module:attribute of an App.", show_default=True)]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object per line.")]
+Url = Annotated[str, typer.Option("--url", envvar="RT_URL", help="The server. Default: a running `rt dev`'s, else http://127.0.0.1:8000.")]
+Token = Annotated[str, typer.Option("--token", envvar="RT_TOKEN", help="Default: made for the subject cli with RT_SECRET or .rt/secret.")]
+
+
+def main() -> int:
+    """The console script's entry; the exit code. Errors are one line on stderr, tracebacks only with RT_LOG_LEVEL=debug."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal that lacks a character shows its number; it does not end the command.
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        return typer.main.get_command(cli).main(prog_name="rt", standalone_mode=False) or 0
+    except TyperException as error:
+        return _error(error.format_message(), EXIT_WRONG_ARGUMENTS)
+    except RtError as error:
+        from rt.settings import BadSettings
+
+        code = EXIT_WRONG_ARGUMENTS if isinstance(error, BadSettings) else EXIT_FAILED
+        return _error(str(error), getattr(error, "exit_code", code))
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except Exception as error:
+        if os.environ.get("RT_LOG_LEVEL", "").lower() == "debug":
+            raise
+        return _error(f"{type(error).__name__}: {error} (RT_LOG_LEVEL=debug shows where)", EXIT_FAILED)
+
+
+def _error(text: str, code: int) -> int:
+    print(f"error: {visible(text)}", file=sys.stderr, flush=True)
+    return code
+
+
+def _wrong(text: str) -> NoReturn:
+    raise CommandFailed(text, EXIT_WRONG_ARGUMENTS)
+
+
+@cli.callback(invoke_without_command=True)
+def _rt(context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Prints the version.")] = False) -> None:
+    if version:
+        print(f"rt {__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+@job.callback(invoke_without_command=True)
+def _job(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+# Servers
+
+
+@cli.command()
+def dev(
+    app: AppName = BUILT_IN,
+    port: Annotated[int, typer.Option(envvar=["RT_PORT", "PORT"], min=0, max=65535, help="0: any free one.")] = 8000,
+    host: Annotated[str, typer.Option(envvar="RT_HOST")] = "127.0.0.1",
+) -> int:
+    """Runs everything here: web, worker and, without REDIS_URL, a private Redis. Ctrl-C ends it."""
+    from rt.dev import run
+
+    def serve_here(env: dict[str, str]) -> int:
+        os.environ.update(env)
+        from rt.api.serve import serve_all
+
+        settings = _start_settings()
+        return serve_all(load_app(app), settings)
+
+    return run(app, host, port, serve_here)
+
+
+@cli.command()
+def web(
+    app: AppName = BUILT_IN,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Default: PORT, else 8000. 0: any free one.")] = None,
+    host: Annotated[str | None, typer.Option(help="Default: RT_HOST, else every interface.")] = None,
+) -> int:
+    """Serves HTTP and WebSockets until SIGTERM. Needs REDIS_URL and RT_SECRET."""
+    settings = _start_settings(**{name: value for name, value in (("port", port), ("host", host)) if value is not None})
+    if settings.secret is None:
+        _wrong("RT_SECRET is not set: set it to 32 bytes or more that all web processes share, or use `rt dev`, which makes one")
+    if "WEB_CONCURRENCY" in os.environ:
+        print("WEB_CONCURRENCY is ignored: one `rt web` is one process; start more of them instead", file=sys.stderr)
+    from rt.api.serve import serve_web
+
+    return serve_web(load_app(app), settings)
+
+
+@cli.command()
+def worker(app: AppName = BUILT_IN) -> int:
+    """Runs jobs until SIGTERM. Needs REDIS_URL."""
+    settings = _start_settings()
+    from rt.jobs.worker import serve_worker
+
+    return serve_worker(load_app(app), settings)
+
+
+def _start_settings(**over: object) -> "Settings":
+    """The settings of a server, with logging set up. Raises BadSettings and CommandFailed."""
+    from rt.settings import load_settings
+
+    settings = load_settings(**over)
+    if not settings.redis_url:
+        _wrong("REDIS_URL is not set: set it to your Redis (redis://host:6379/0), or use `rt dev`, which starts a private one")
+    from rt.telemetry import configure_logging
+
+    configure_logging(settings)
+    return settings
+
+
+def load_app(name: str) -> "App":
+    """The App that `module:attribute` names; the working directory is searched first. Raises CommandFailed that says what is wrong."""
+    from rt.app import App
+
+    module_name, colon, attribute = name.partition(":")
+    if not (module_name and colon and attribute):
+        _wrong(f"APP is module:attribute, like {BUILT_IN}; {name!r} is not")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        module = import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name and f"{module_name}.".startswith(f"{error.name}."):
+            _wrong(f"APP {name}: there is no module {error.name!r} in {os.getcwd()} or among the installed packages")
+        _wrong(f"APP {name}: importing {module_name} failed: {_where(error)}")
+    except Exception as error:
+        if os.environ.get("RT_LOG_LEVEL", "").lower() == "debug":
+            raise
+        _wrong(f"APP {name}: importing {module_name} failed: {_where(error)}")
+    if not hasattr(module, attribute):
+        _wrong(f"APP {name}: the module {module_name!r} has no {attribute!r}")
+    found = getattr(module, attribute)
+    if not isinstance(found, App):
+        _wrong(f"APP {name}: {attribute!r} is not an rt.App but of type {type(found).__name__}")
+    return found
+
+
+def _where(error: Exception) -> str:
+    """An error in somebody's module: what, and in which line of which file."""
+    if isinstance(error, SyntaxError):
+        return f"SyntaxError: {error}"  # its text names file and line
+    trace = error.__traceback__
+    while trace and trace.tb_next:
+        trace = trace.tb_next
+    place = f" ({os.path.relpath(trace.tb_frame.f_code.co_filename)}, line {trace.tb_lineno})" if trace else ""
+    return f"{type(error).__name__}: {error}{place}"
+
+
+# Tokens and the doctor
+
+
+@cli.command()
+def token(
+    sub: Annotated[str, typer.Option("--sub", help="The subject: who the token is for.")],
+    scope: Annotated[
+        list[str] | None, typer.Option(help="Repeatable, or several with commas or spaces. Default: all but notifications:send and admin.")
+    ] = None,
+    ttl: Annotated[int, typer.Option(min=1, help="Seconds.")] = 3600,
+    tenant: Annotated[str | None, typer.Option(help="Default: none, the one that is called -.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Prints a token, signed with RT_SECRET or with the secret that `rt dev` keeps in .rt."""
+    from rt.tokens import DEFAULT_SCOPES, mint
+
+    secret = _secret()
+    if secret is None:
+        _wrong("nothing to sign with: set RT_SECRET, or call this in (or below) a folder where `rt dev` has run")
+    scopes = [one for given in scope or [] for one in re.split(r"[\s,]+", given) if one] or list(DEFAULT_SCOPES)
+    try:
+        minted = mint(secret, sub, scopes, ttl, tenant)
+    except ValueError as error:
+        _wrong(str(error))
+    print(_line({"token": minted, "subject": sub, "scopes": scopes, "expires_in_s": ttl}) if as_json else minted)
+
+
+def _secret() -> str | None:
+    from rt.dev import Home
+    from rt.settings import load_settings
+
+    settings, home = load_settings(), Home.find()
+    if settings.secret:
+        return settings.secret.get_secret_value()
+    return home.secret() if home else None
+
+
+@cli.command()
+def doctor(url: Url = "", token: Token = "", as_json: AsJson = False) -> int:  # noqa: S107 - an empty default, no password
+    """Looks at settings, Redis and workers, and sends a test event through a worker. Exit code 1 when something failed."""
+    from rich.console import Console
+    from rich.text import Text
+
+    from rt.dev import Home
+    from rt.doctor import diagnose
+
+    checks = diagnose(Home.find())
+    if not any(one.status == "fail" for one in checks):
+        checks.append(_test_event(Remote.of(url, token)))
+    failed = any(one.status == "fail" for one in checks)
+    if as_json:
+        print(_line({"ok": not failed, "checks": checks}))
+    else:
+        console = Console(highlight=False, soft_wrap=True)
+        marks = {"ok": ("✓", "green"), "warn": ("!", "yellow"), "fail": ("✗", "bold red"), "skip": ("–", "dim")}
+        for one in checks:
+            mark, style = marks[one.status]
+            console.print(Text.assemble((f"{mark} ", style), f"{one.name:14}", visible(one.detail)))
+            if one.todo:
+                console.print(Text(f"{'':16}→ {visible(one.todo)}", style=style))
+    return EXIT_FAILED if failed else 0
+
+
+def _test_event(remote: "Remote") -> "Check":
+    """Whether a job goes all the way: accepted by a web process, run by a worker, read back."""
+    from rt.doctor import Check
+
+    began = time.monotonic()
+    try:
+        job_id = remote.call("POST", "/v1/jobs", {"job": "echo", "input": {"text": "rt doctor"}})["job_id"]
+        while time.monotonic() < began + _ECHO_S:
+            status = remote.call("GET", _job_path(job_id))["status"]
+            if status == "completed":
+                return Check("test event", "ok", f"an echo job came back from a worker in {(time.monotonic() - began) * 1000:.0f} ms")
+            if status in ("failed", "cancelled"):
+                return Check("test event", "fail", f"the echo job {job_id} ended as {status}", f"`rt job watch {job_id}` says why")
+            time.sleep(0.05)
+        remote.call("POST", f"{_job_path(job_id)}/cancel")
+    except Unreachable as error:
+        return Check("test event", "skip", f"no web process to send it to: {error}")
+    except CommandFailed as error:
+        status_word = "skip" if error.args[0].startswith("unknown_job") else "fail"
+        return Check("test event", "skip" if status_word == "skip" else "fail", str(error), "is the web's RT_SECRET the one that is used here?")
+    return Check("test event", "fail", f"no worker ran the echo job within {_ECHO_S:g} s", "start `rt worker` with the web's REDIS_URL")
+
+
+# Jobs
+
+
+@job.command()
+def submit(
+    name: Annotated[str, typer.Argument(help="The job's registered name.")],
+    fields: Annotated[list[str] | None, typer.Argument(metavar="[FIELD=TEXT | FIELD:=JSON]...", help="Members of the input.")] = None,
+    given: Annotated[str, typer.Option("--input", help="The input as a JSON object; - reads it from standard input.")] = "{}",
+    stream: Annotated[str | None, typer.Option(help="Who is told: session:…, user:… or room:….")] = None,
+    idempotency_key: Annotated[str | None, typer.Option(help="The same key and input again is the same job.")] = None,
+    follow: Annotated[bool, typer.Option("--follow/--no-follow", help="Shows the job's events until it ends.")] = True,
+    url: Url = "",
+    token: Token = "",  # noqa: S107 - an empty default, no password
+    as_json: AsJson = False,
+) -> int:
+    """Submits a job and follows it. Exit code: 0 completed, 1 failed, 3 cancelled."""
+    body: dict[str, Any] = {"job": name, "input": _input(given, fields or [])}
+    if stream:
+        body["stream"] = stream
+    remote = Remote.of(url, token)
+    # With a key of its own a submission can be sent again when its answer was lost.
+    accepted = remote.call("POST", "/v1/jobs", body, {"Idempotency-Key": idempotency_key or str(uuid.uuid4())})
+    if follow:
+        return _follow(remote, accepted["job_id"], as_json)
+    print(_line(accepted) if as_json else visible(accepted["job_id"]))
+    return 0
+
+
+@job.command()
+def watch(
+    job_id: Annotated[str, typer.Argument(metavar="ID")],
+    url: Url = "",
+    token: Token = "",  # noqa: S107
+    as_json: AsJson = False,
+) -> int:
+    """Shows a job's events from its first one until it ends. Exit code: 0 completed, 1 failed, 3 cancelled."""
+    return _follow(Remote.of(url, token), job_id, as_json)
+
+
+@job.command()
+def cancel(
+    job_id: Annotated[str, typer.Argument(metavar="ID")],
+    url: Url = "",
+    token: Token = "",  # noqa: S107
+    as_json: AsJson = False,
+) -> None:
+    """Cancels a job; it ends as soon as its worker hears of it."""
+    answer = Remote.of(url, token).call("POST", f"{_job_path(job_id)}/cancel")
+    print(_line(answer) if as_json else visible(f"{answer['job_id']} {answer['status']}"))
+
+
+@job.command("ls")
+def list_jobs(
+    status: Annotated[str | None, typer.Option(help="queued, running, retrying, completed, failed or cancelled.")] = None,
+    name: Annotated[str | None, typer.Option("--job", help="The job's registered name.")] = None,
+    limit: Annotated[int, typer.Option(min=1)] = 20,
+    url: Url = "",
+    token: Token = "",  # noqa: S107
+    as_json: AsJson = False,
+) -> None:
+    """Lists jobs, newest first."""
+    wanted = {"status": status, "job": name, "limit": limit}
+    page = Remote.of(url, token).call("GET", "/v1/jobs", params={key: value for key, value in wanted.items() if value is not None})
+    columns = ("job_id", "job", "status", "attempt", "created_at")
+    rows = [[visible(str(one.get(column, ""))) for column in columns] for one in page["items"]]
+    if as_json:
+        for one in page["items"]:
+            print(_line(one))
+    elif sys.stdout.isatty():
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(*columns, box=None)
+        for row in rows:
+            table.add_row(*map(Text, row))
+        Console().print(table)
+    else:
+        for row in rows:
+            print("\t".join(row))
+
+
+def _job_path(job_id: str) -> str:
+    return f"/v1/jobs/{quote(job_id, safe='')}"
+
+
+def _input(given: str, fields: list[str]) -> dict[str, Any]:
+    """`--input`'s object with the fields laid over it. A `FIELD=TEXT` is a string; the server reads numbers from it where it wants them."""
+    from rt.codec import DecodeError, TooDeep, from_json_bytes
+
+    try:
+        whole = from_json_bytes(sys.stdin.read() if given == "-" else given)
+    except (DecodeError, TooDeep) as error:
+        _wrong(f"--input: {error}")
+    if not isinstance(whole, dict):
+        _wrong("--input must be a JSON object")
+    for field in fields:
+        key, equals, value = field.partition("=")
+        if not (key.removesuffix(":") and equals):
+            _wrong(f"{field!r} is neither FIELD=TEXT nor FIELD:=JSON")
+        try:
+            whole[key.removesuffix(":")] = from_json_bytes(value) if key.endswith(":") else value
+        except (DecodeError, TooDeep) as error:
+            _wrong(f"{key}: {error}")
+    return whole
+
+
+def _follow(remote: "Remote", job_id: str, as_json: bool) -> int:
+    """Shows events until the last one; the exit code that says how the job ended."""
+    with contextlib.closing(Screen()) as screen:
+        try:
+            for event in remote.follow(job_id):
+                if as_json:
+                    print(_line(event), flush=True)
+                else:
+                    screen.show(event)
+                if event.get("final"):
+                    return {"job.completed": 0, "job.cancelled": EXIT_CANCELLED}.get(event["type"], EXIT_FAILED)
+        except KeyboardInterrupt:
+            screen.close()
+            print(f"the job goes on; see it again with: rt job watch {visible(job_id)}", file=sys.stderr)
+    return EXIT_INTERRUPTED
+
+
+class Unreachable(CommandFailed):
+    """Nobody answers at the server's address."""
+
+
+class Remote:
+    """A server's HTTP API, as the commands use it."""
+
+    def __init__(self, url: str, token: str) -> None:
+        import httpx2
+
+        self.url = url.rstrip("/")
+        self._token = token
+        # A proxy that the environment names cannot reach this machine's own addresses.
+        local = urlsplit(self.url).hostname in ("localhost", "127.0.0.1", "::1")
+        self._http = httpx2.Client(
+            base_url=self.url,
+            headers={"Authorization": f"Bearer {token}"} if token else {},
+            timeout=httpx2.Timeout(10, read=_SILENCE_S),
+            trust_env=not local,
+        )
+
+    @classmethod
+    def of(cls, url: str, token: str) -> "Remote":
+        """The server and token that were given, or those of the `rt dev` that runs here."""
+        from rt.dev import Home
+        from rt.tokens import DEFAULT_SCOPES, mint
+
+        home = Home.find()
+        running = home.running() if home else None
+        if not token and (secret := _secret()):
+            token = mint(secret, "cli", DEFAULT_SCOPES, _TOKEN_TTL_S)
+        return cls(url or (running.url if running else "http://127.0.0.1:8000"), token)
+
+    def call(
+        self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None, params: dict[str, Any] | None = None
+    ) -> Any:
+        """The answer's JSON. Sent again when the answer is lost: every call is harmless to repeat (give a POST of jobs its key).
+
+        Raises Unreachable, or CommandFailed with the server's own words.
+        """
+        import httpx2
+
+        for tried in range(_TRIES):
+            try:
+                response = self._http.request(method, path, json=body, headers=headers, params=params)
+            except (httpx2.ConnectError, httpx2.InvalidURL, httpx2.UnsupportedProtocol) as error:
+                raise self._unreachable(error) from None
+            except httpx2.TransportError as error:
+                if tried == _TRIES - 1:
+                    raise self._unreachable(error) from None
+                time.sleep(_backoff_s(tried))
+                continue
+            return self._answer(response.status_code, response.content)
+        raise AssertionError("unreachable")
+
+    def follow(self, job_id: str) -> Iterator[dict[str, Any]]:
+        """A job's events from the first to the last, through cut connections. Raises Unreachable and CommandFailed."""
+        import httpx2
+
+        from rt.codec import from_json_bytes
+
+        cursor, failures = "", 0
+        while True:
+            try:
+                headers = {"Last-Event-ID": cursor} if cursor else {}
+                with self._http.stream("GET", f"{_job_path(job_id)}/events", headers=headers) as response:
+                    if response.status_code >= 400:
+                        self._answer(response.status_code, response.read())
+                    for one in httpx2.EventSource(response):
+                        event = from_json_bytes(one.data)
+                        yield event
+                        if event.get("final"):
+                            return
+                        cursor, failures = one.id, 0
+                problem = "the event stream ended early"
+            except Unavailable503 as error:
+                problem = str(error)
+            except httpx2.TransportError as error:
+                problem = f"{type(error).__name__}: {error}"
+            failures += 1
+            if failures > _RESUMES:
+                raise Unreachable(f"{self.url}: {problem}; the job goes on, see it again with: rt job watch {job_id}")
+            time.sleep(_backoff_s(failures))

@@ -1,0 +1,108 @@
+"""What a job function holds: emit, progress, checkpoint, and what it should know about its own run."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from rt.codec import to_json_bytes
+from rt.errors import JobError
+from rt.events import MAX_EVENT_BYTES
+from rt.jobs.job import Past
+from rt.jobs.models import LanguageModel
+from rt.jobs.outlet import Outlet
+from rt.settings import Settings
+
+T = TypeVar("T")
+
+
+class JobContext:
+    """The first argument of every job function.
+
+    `id`, `attempt` (rises with every run), `tries` (the runs that count), `stream` (the job's own). `past` is what
+    earlier attempts left that still stands; a first attempt's is empty. `log` is a structlog logger that carries the
+    job's id: never give it a prompt. `model` is the worker's language model.
+
+    The methods are for the worker's event loop; a plain `def` job, which runs in a thread, calls them through `wait()`.
+    """
+
+    def __init__(
+        self,
+        *,
+        id: str,
+        attempt: int,
+        tries: int,
+        stream: str,
+        past: Past,
+        outlet: Outlet,
+        deadline: float,
+        touch: Callable[[], None],
+        settings: Settings,
+        model: LanguageModel,
+        log: Any,
+    ) -> None:
+        self.id, self.attempt, self.tries, self.stream, self.past = id, attempt, tries, stream, past
+        self.settings, self.model, self.log = settings, model, log
+        self.usage: dict[str, Any] = {}
+        self._outlet = outlet
+        self._deadline = deadline
+        self._touch = touch
+        self._loop = asyncio.get_running_loop()
+        #: True once the run is to stop, for whatever reason. Code in a thread, which cannot be interrupted, looks at it.
+        self.cancelled = False
+
+    @property
+    def remaining_s(self) -> float:
+        """Seconds until the job's deadline; then it ends as `job.failed` with `timeout`."""
+        return max(0.0, self._deadline - self._loop.time())
+
+    async def emit(self, piece: Any) -> None:
+        """Appends a delta to the job's stream: a `str` as text, anything else that has a JSON form as data.
+
+        Returns when the piece is buffered, and waits while the buffer is full or Redis is away. Pieces keep their order;
+        texts that wait together become one event. Cancelling is safe: the piece is buffered or it is not. Raises
+        JobError("too_large") for data above 256 KiB, JobError("bad_event") for data without a JSON form.
+        """
+        if isinstance(piece, str):
+            if piece:
+                self._outlet.add_text(piece)
+        else:
+            self._outlet.add("job.delta", {"data": piece})
+        await self._step()
+
+    async def progress(self, current: float, total: float | None = None, *, unit: str | None = None, message: str | None = None) -> None:
+        """Says how far the job is. Of progress that waits to be written only the newest is kept."""
+        given = {"total": total, "unit": unit, "message": message}
+        self._outlet.add_progress({"current": current} | {key: value for key, value in given.items() if value is not None})
+        await self._step()
+
+    async def checkpoint(self, state: Any) -> None:
+        """Stores `state` (anything with a JSON form, up to 256 KiB) together with the seq of what was emitted so far.
+
+        Returns when both are stored. A later attempt finds it in `past.checkpoint` and goes on from there: what was
+        emitted after it is discarded. Raises JobError as `emit`.
+        """
+        try:
+            raw = to_json_bytes(state)
+        except ValueError:
+            raise JobError("bad_event", "the checkpoint has no JSON form") from None
+        if len(raw) > MAX_EVENT_BYTES:
+            raise JobError("too_large", f"a checkpoint of {len(raw)} bytes; at most {MAX_EVENT_BYTES} are taken")
+        await self._outlet.flush(raw)
+        await self._step()
+
+    def use(self, counters: dict[str, Any]) -> None:
+        """Adds to the usage that ends up in `job.completed` (numbers add up, anything else is replaced)."""
+        for key, value in counters.items():
+            known = self.usage.get(key)
+            self.usage[key] = known + value if isinstance(known, int | float) and isinstance(value, int | float) else value
+
+    def wait(self, call: Coroutine[Any, Any, T]) -> T:
+        """From a job that runs in a thread: `job.wait(job.emit("…"))`. Raises what the call raises."""
+        return asyncio.run_coroutine_threadsafe(call, self._loop).result()
+
+    async def _step(self) -> None:
+        self._touch()
+        if self._outlet.full:
+            await self._outlet.wait_room()
+        # A loop of emits must let the buffer leave, and a cancel arrive, also when nothing else in it waits.
+        await asyncio.sleep(0)

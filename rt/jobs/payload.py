@@ -1,0 +1,124 @@
+"""What stands in arq's keys: job payloads and results, as arq 0.28 lays them out, in JSON or pickle.
+
+Ours are JSON, and begin with the tenant, so that a Lua script finds it without parsing. A plain arq client writes
+pickle by default, or JSON when it was told so; results go back in the codec of whoever enqueued the job. A pickle is
+read without ever building an object: plain data passes, everything that names a class or a function is refused.
+"""
+
+import asyncio
+import io
+import pickle
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from rt.codec import DecodeError, TooDeep, from_json_bytes, to_json_bytes
+
+Codec = Literal["json", "pickle"]
+
+
+class BadPayload(ValueError):
+    """The bytes of a job cannot be read; the text says why and quotes nothing of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """A decoded arq job. `args` are positional arguments of plain clients; ours are all in `kwargs`."""
+
+    function: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    enqueued_ms: int
+    codec: Codec
+    ours: bool
+
+
+def encode_job(tenant: str, function: str, input: dict[str, Any], now_ms: int) -> bytes:
+    """`{"rt":"<tenant>","t":null,"f":…,"a":[],"k":{…},"et":…}`; the first member's place is what `job.lua` relies on."""
+    return to_json_bytes({"rt": tenant, "t": None, "f": function, "a": [], "k": input, "et": now_ms})
+
+
+def decode_job(raw: bytes) -> Payload:
+    """Raises BadPayload."""
+    value, codec = _decode(raw)
+    try:
+        return Payload(str(value["f"]), tuple(value["a"]), dict(value["k"]), int(value["et"]), codec, "rt" in value)
+    except (KeyError, TypeError, ValueError):
+        raise BadPayload("not laid out as arq lays out a job") from None
+
+
+def _decode(raw: bytes) -> tuple[dict[str, Any], Codec]:
+    codec: Codec = "pickle" if raw[:1] == b"\x80" else "json"
+    try:
+        value = _PlainUnpickler(io.BytesIO(raw)).load() if codec == "pickle" else from_json_bytes(raw)
+    except (DecodeError, TooDeep) as error:
+        raise BadPayload(str(error)) from None
+    except pickle.UnpicklingError as error:
+        raise BadPayload(str(error)) from None
+    except Exception as error:  # a broken pickle may raise anything
+        raise BadPayload(f"not a readable pickle ({type(error).__name__})") from None
+    if not isinstance(value, dict):
+        raise BadPayload("not an object")
+    return value, codec
+
+
+class _PlainUnpickler(pickle.Unpickler):  # noqa: S301 - nothing is built: every class is refused
+    def find_class(self, module: str, name: str) -> Any:
+        raise pickle.UnpicklingError("it holds an object; only plain data (str, int, float, bool, None, list, dict, tuple, set) is read")
+
+    def persistent_load(self, pid: Any) -> Any:
+        raise pickle.UnpicklingError("it holds a reference")
+
+
+def encode_result(
+    payload: Payload,
+    *,
+    job_id: str,
+    queue: str,
+    tries: int,
+    success: bool,
+    result: Any,
+    started_ms: int,
+    finished_ms: int,
+) -> bytes:
+    """arq's result record, in the codec of the job's payload. `result` is an exception when `success` is False."""
+    record = {
+        "t": tries,
+        "f": payload.function,
+        "a": payload.args,
+        "k": payload.kwargs,
+        "et": payload.enqueued_ms,
+        "s": success,
+        "r": result if success else _as_exception(result, payload.codec),
+        "st": started_ms,
+        "ft": finished_ms,
+        "q": queue,
+        "id": job_id,
+    }
+    if payload.codec == "json":
+        return to_json_bytes(record)
+    try:
+        return pickle.dumps(record)
+    except Exception:  # what a job returns need not be picklable: its JSON form is
+        return pickle.dumps(record | {"r": from_json_bytes(to_json_bytes(result)) if success else RuntimeError(type(result).__name__)})
+
+
+def _as_exception(error: BaseException, codec: Codec) -> Any:
+    """Clients unpickle it, and may have no class of ours or of the application: builtins stay, others become RuntimeError."""
+    if codec == "json":
+        return f"{type(error).__name__}: {error}"
+    known = type(error).__module__ in ("builtins", "asyncio.exceptions")
+    return error if known else RuntimeError(f"{type(error).__name__}: {error}")
+
+
+def lua_results() -> list[bytes]:
+    """Results for jobs that a script ends, when nobody is there to encode one: cancelled and failed, each in both codecs."""
+    out = []
+    for error in (asyncio.CancelledError(), RuntimeError("the job was ended before it could finish")):
+        for codec in ("pickle", "json"):
+            payload = Payload("<unknown>", (), {}, 0, "pickle" if codec == "pickle" else "json", False)
+            out.append(
+                encode_result(
+                    payload, job_id="<unknown>", queue="<unknown>", tries=0, success=False, result=error, started_ms=0, finished_ms=0
+                )
+            )
+    return out

@@ -1,0 +1,327 @@
+"""One attempt, from its claim to its outcome.
+
+The function runs in a task of its own; whoever wants it stopped gives the reason first and cancels then, so that
+"cancelled by its user", "timed out", "lease lost" and "this process ends" are never mixed up. Whatever happens, the
+attempt ends in exactly one `Outcome`, and one `match` writes it down.
+"""
+
+import asyncio
+import inspect
+import random
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from rt import events, keys
+from rt.app import App
+from rt.codec import from_json_bytes, to_json_bytes
+from rt.cursor import new_epoch
+from rt.errors import JobError, Refused, Unavailable
+from rt.jobs.context import JobContext
+from rt.jobs.job import Cancelled, Completed, Failed, HandedBack, JobDef, Lost, Outcome, Past, Retrying, outcome_of
+from rt.jobs.models import LanguageModel
+from rt.jobs.outlet import Outlet
+from rt.jobs.payload import BadPayload, Payload, decode_job, encode_result
+from rt.redis import Store, load_script
+from rt.settings import Settings
+from rt.streams.log import Appended, StreamLog
+from rt.streams.writer import Writer
+from rt.telemetry import get_logger, metrics
+
+SETTLE = load_script("streams/stream", "jobs/job", "jobs/settle")
+ADOPT = load_script("streams/stream", "jobs/adopt")
+
+log = get_logger("rt.runner")
+
+_AGAIN_S = (0.05, 1.0)
+_UNREADABLE = Payload("<unknown>", (), {}, 0, "pickle", False)
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What `claim.lua` says of a claimed job."""
+
+    id: str
+    payload: bytes
+    tenant: str
+    meta: dict[str, bytes]
+
+    def text(self, name: str) -> str:
+        return self.meta.get(name, b"").decode()
+
+    def number(self, name: str) -> int:
+        return int(float(self.meta.get(name) or 0))
+
+    @property
+    def stream(self) -> str:
+        return keys.job_stream(self.id)
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """A running attempt as the worker sees it."""
+
+    claim: Claim
+    stopped: Outcome | None = None
+    task: asyncio.Task[Outcome] | None = None
+    context: JobContext | None = None
+    began: float = field(default_factory=time.monotonic)
+
+    def stop(self, why: Outcome) -> None:
+        """Cancels the function; the run's outcome will be `why`. The first reason counts."""
+        if self.stopped is None:
+            self.stopped = why
+        if self.context is not None:
+            self.context.cancelled = True
+        if self.task is not None:
+            self.task.cancel()
+
+
+class Runner:
+    """Runs claims. `model` is set once it is loaded."""
+
+    def __init__(self, app: App, settings: Settings, store: Store, streams: StreamLog, writer: Writer, worker: str) -> None:
+        self._app, self._settings, self._store, self._streams, self._writer = app, settings, store, streams, writer
+        self._worker = worker
+        self.model: LanguageModel | None = None
+
+    async def run(self, run: Run) -> Outcome:
+        """Runs an attempt and settles it. Waits for Redis where it must; raises nothing but CancelledError."""
+        claim = run.claim
+        outlet = Outlet(
+            claim.tenant, claim.stream, claim.text("fence"), claim.number("attempt"), self._writer, lambda said: run.stop(_refused(said))
+        )
+        try:
+            payload = decode_job(claim.payload)
+        except BadPayload as error:
+            return await self._settle(run, outlet, _UNREADABLE, Failed({"code": "invalid_input", "message": str(error), "temporary": False}))
+        run.task = asyncio.create_task(self._attempt(run, outlet, payload), name=f"job {claim.id}")
+        if run.stopped is not None:
+            run.task.cancel()
+        try:
+            await asyncio.wait({run.task})
+        except asyncio.CancelledError:
+            # The worker itself is being torn down: the lease will lapse, and another attempt follows.
+            run.task.cancel()
+            await asyncio.wait({run.task})
+            raise
+        if run.stopped is not None:
+            outcome = run.stopped
+        elif run.task.cancelled():  # the function cancelled itself
+            outcome = Failed({"code": "internal", "message": "the job cancelled itself", "temporary": False})
+        else:
+            outcome = run.task.result()
+        return await self._settle(run, outlet, payload, outcome)
+
+    async def _attempt(self, run: Run, outlet: Outlet, payload: Payload) -> Outcome:
+        """The function's own task: its outcome, unless somebody stopped it."""
+        claim = run.claim
+        job = self._app.jobs.get(payload.function)
+        try:
+            if not payload.ours and not claim.meta.get("job"):
+                await self._adopt(claim, payload, job)
+                outlet.add("job.queued", {"job": payload.function})
+            if job is None:
+                return Failed({"code": "unknown_job", "message": f"no job named {payload.function!r} is registered", "temporary": False})
+            try:
+                input = job.check(_named(job, payload))
+            except Refused as error:
+                return Failed({"code": "invalid_input", "message": error.message, "temporary": False})
+            past = Past()
+            if claim.number("attempt") > 1:
+                past, discard_after = await self._past(claim, job)
+                outlet.add("job.restarted", {"reason": claim.text("restart") or "lease_lost", "discard_after": discard_after})
+            outlet.add("job.started", {"worker": self._worker})
+            created = claim.number("created") or payload.enqueued_ms
+            metrics.queue_wait_seconds.labels(job.name).observe(max(0.0, time.time() - created / 1000))
+            return await self._call(run, outlet, job, input.__dict__, past)
+        except Exception as error:
+            if job is None:
+                raise
+            if not isinstance(error, JobError):
+                log.warning("job raised", job_id=claim.id, job=job.name, exc_info=error)
+            return outcome_of(error, job, claim.number("tries"))
+
+    async def _call(self, run: Run, outlet: Outlet, job: JobDef, input: dict[str, Any], past: Past) -> Outcome:
+        claim = run.claim
+        loop = asyncio.get_running_loop()
+        # The deadline is Redis's time; what is left of it is counted on this process's own clock from the claim on.
+        left_s = (claim.number("deadline") - claim.number("claimed")) / 1000 - (time.monotonic() - run.began)
+        timeout_s = job.idle_timeout_s
+        assert self.model is not None
+        try:
+            async with asyncio.timeout(left_s) as total, asyncio.timeout(timeout_s) as idle:
+
+                def touch() -> None:
+                    if timeout_s is not None and not idle.expired():
+                        idle.reschedule(loop.time() + timeout_s)
+
+                run.context = context = JobContext(
+                    id=claim.id,
+                    attempt=claim.number("attempt"),
+                    tries=claim.number("tries"),
+                    stream=claim.stream,
+                    past=past,
+                    outlet=outlet,
+                    deadline=loop.time() + left_s,
+                    touch=touch,
+                    settings=self._settings,
+                    model=self.model,
+                    log=get_logger("rt.job").bind(job_id=claim.id, job=job.name, attempt=claim.number("attempt")),
+                )
+                if inspect.iscoroutinefunction(job.function):
+                    value = await job.function(context, **input)
+                else:
+                    value = await asyncio.to_thread(job.function, context, **input)
+        except TimeoutError:
+            if total.expired():
+                return Failed({"code": "timeout", "message": f"not finished within {left_s:.1f} s", "temporary": False})
+            if idle.expired():
+                return Failed({"code": "idle_timeout", "message": f"silent for {timeout_s:g} s", "temporary": False})
+            raise
+        finally:
+            if run.context is not None:
+                run.context.cancelled = True
+        return Completed(value, run.context.usage or None)
+
+    async def _adopt(self, claim: Claim, payload: Payload, job: JobDef | None) -> None:
+        timeout_s = (job.timeout_s if job else None) or self._settings.job_timeout_s
+        deadline = await self._store.run(
+            ADOPT,
+            [keys.meta(claim.tenant, claim.stream), keys.jobs(claim.tenant)],
+            [
+                *(claim.text("fence"), claim.id, self._settings.queue, int(timeout_s * 1000)),
+                *("job", payload.function, "created", payload.enqueued_ms, "max", job.max_attempts if job else 1, "owner", "", "reports", ""),
+            ],
+        )
+        if deadline:
+            claim.meta["deadline"] = str(deadline).encode()
+
+    async def _past(self, claim: Claim, job: JobDef) -> tuple[Past, int]:
+        """What still stands of earlier attempts, and the seq after which everything of theirs is discarded."""
+        standing: list[tuple[int, dict[str, Any]]] = []
+        after, whole = 0, True
+        while True:
+            page = await self._streams.read(claim.tenant, claim.stream, after)
+            whole = whole and page.head.first <= after + 1
+            for raw in page.events:
+                event = from_json_bytes(raw)
+                after = event["seq"]
+                if event["type"] == "job.delta":
+                    standing.append((after, event["data"]))
+                elif event["type"] == "job.restarted":
+                    standing = [one for one in standing if one[0] <= event["data"]["discard_after"]]
+            if after >= page.head.top or not page.events:
+                break
+        saved = claim.meta.get("checkpoint")
+        checkpoint = from_json_bytes(saved) if saved else None
+        # Where the log does not go back to the beginning, what was streamed is not known: only a checkpoint helps.
+        if whole and job.keep(everything := _as_past(checkpoint, standing)):
+            return everything, standing[-1][0] if standing else 0
+        if saved is None:
+            return Past(), 0
+        seq = claim.number("checkpoint_seq")
+        return _as_past(checkpoint, [one for one in standing if one[0] <= seq] if whole else []), seq
+
+    async def _settle(self, run: Run, outlet: Outlet, payload: Payload, outcome: Outcome) -> Outcome:
+        """Writes the outcome down; what stands is returned (a cancel may have come first, another attempt too)."""
+        await outlet.wait_landed()
+        claim = run.claim
+        if outlet.refused is not None and not isinstance(outcome, Cancelled | Lost):
+            outcome = _refused(outlet.refused)
+        usage = run.context.usage if run.context else {}
+        failures = 0
+        waiting = outlet.take()
+        while not isinstance(outcome, Lost):
+            kind, data, delay_ms, success, value = self._written(run, outcome, usage)
+            batch = list(waiting) if kind != "cancelled" else []
+            if data is not None:
+                try:
+                    event = events.encode(f"job.{kind}", claim.stream, data, _now(), attempt=claim.number("attempt"))
+                except ValueError:
+                    outcome = Failed({"code": "bad_result", "message": "the result has no JSON form", "temporary": False})
+                    continue
+                if len(event) > events.MAX_EVENT_BYTES:
+                    outcome = Failed({"code": "too_large", "message": f"a result of {len(event)} bytes", "temporary": False})
+                    continue
+                batch.append(event)
+            arq_result = self._arq_result(claim, payload, success, value) if kind in ("completed", "failed", "cancelled") else b""
+            parts = [data.get(name) if data else None for name in ("result", "error", "usage")]
+            try:
+                reply = await self._store.run(
+                    SETTLE,
+                    [keys.log(claim.tenant, claim.stream), keys.meta(claim.tenant, claim.stream), self._settings.queue],
+                    [
+                        *(new_epoch(), claim.id, claim.tenant, claim.text("fence"), kind, *self._streams.keep("job:-"), delay_ms),
+                        *(b"" if one is None and not (kind == "completed" and i == 0) else to_json_bytes(one) for i, one in enumerate(parts)),
+                        *(arq_result, self._settings.keep_result_s * 1000, len(batch), *batch),
+                    ],
+                )
+            except Unavailable:
+                metrics.redis_errors.labels("settle").inc()
+                failures += 1
+                low, high = _AGAIN_S
+                await asyncio.sleep(random.uniform(low, min(high, low * 2.0**failures)))
+                continue
+            if reply[0] == b"cancelled":
+                outcome = Cancelled(reply[1].decode())
+                continue
+            if reply[0] == b"fenced":
+                outcome = Lost()
+            break
+        if isinstance(outcome, Lost):
+            metrics.leases_lost.inc()
+        metrics.jobs_finished.labels(payload.function if payload.function in self._app.jobs else "_other", type(outcome).__name__).inc()
+        return outcome
+
+    def _written(self, run: Run, outcome: Outcome, usage: dict[str, Any]) -> tuple[str, dict[str, Any] | None, int, bool, Any]:
+        """How an outcome is written: kind, the event's data, delay, and arq's success and result."""
+        spent = {"usage": usage} if usage else {}
+        match outcome:
+            case Completed(result):
+                timings = {"run_ms": round((time.monotonic() - run.began) * 1000)}
+                if run.claim.number("created"):
+                    timings["queued_ms"] = max(0, run.claim.number("started") - run.claim.number("created"))
+                return "completed", {"result": result, **spent, "timings": timings}, 0, True, result
+            case Failed(error, exception):
+                return "failed", {"error": error, **spent}, 0, False, exception or RuntimeError(f"{error['code']}: {error['message']}")
+            case Retrying(error, delay_s):
+                return "retrying", {"delay_ms": int(delay_s * 1000), "error": error}, int(delay_s * 1000), False, None
+            case Cancelled(by):
+                return "cancelled", {"by": by, **spent}, 0, False, asyncio.CancelledError()
+            case HandedBack() | Lost():
+                return "handed_back", None, 0, False, None
+
+    def _arq_result(self, claim: Claim, payload: Payload, success: bool, value: Any) -> bytes:
+        if not self._settings.keep_result_s:
+            return b""
+        return encode_result(
+            payload,
+            job_id=claim.id,
+            queue=self._settings.queue,
+            tries=claim.number("tries"),
+            success=success,
+            result=value,
+            started_ms=claim.number("started"),
+            finished_ms=_now(),
+        )
+
+
+def _refused(said: Appended) -> Outcome:
+    return Cancelled(said.by) if said.verdict == "cancelled" else Lost()
+
+
+def _named(job: JobDef, payload: Payload) -> dict[str, Any]:
+    """Positional arguments of a plain arq client under their names; too many of them become a name that no job has."""
+    names = job.parameters()
+    named = {names[i] if i < len(names) else f"argument {i + 1}": value for i, value in enumerate(payload.args)}
+    return named | payload.kwargs
+
+
+def _as_past(checkpoint: Any, standing: list[tuple[int, dict[str, Any]]]) -> Past:
+    text = "".join(data["text"] for _, data in standing if "text" in data)
+    return Past(checkpoint, text, tuple(data["data"] for _, data in standing if "data" in data))
+
+
+def _now() -> int:
+    return int(time.time() * 1000)

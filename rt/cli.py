@@ -23,6 +23,7 @@ from rt import __version__
 from rt.errors import RtError
 
 if TYPE_CHECKING:
+    import httpx2
     from rich.progress import Progress, TaskID
 
     from rt.app import App
@@ -54,8 +55,8 @@ class CommandFailed(RtError):
         self.exit_code = exit_code
 
 
-cli = typer.Typer(name="rt", help="Real-time AI backend: durable streams, jobs, nothing lost.", rich_markup_mode=None)
-job = typer.Typer(name="job", help="Submits, follows, cancels and lists jobs over HTTP.", rich_markup_mode=None)
+cli = typer.Typer(name="rt", help="Real-time AI backend: durable streams, jobs, nothing lost.")
+job = typer.Typer(name="job", help="Submits, follows, cancels and lists jobs over HTTP.")
 cli.add_typer(job)
 
 AppName = Annotated[str, typer.Argument(metavar="[APP]", help="module:attribute of an App.", show_default=True)]
@@ -248,7 +249,7 @@ def _secret() -> str | None:
 
 
 @cli.command()
-def doctor(url: Url = "", token: Token = "", as_json: AsJson = False) -> int:  # noqa: S107 - an empty default, no password
+def doctor(url: Url = "", token: Token = "", as_json: AsJson = False) -> int:
     """Looks at settings, Redis and workers, and sends a test event through a worker. Exit code 1 when something failed."""
     from rich.console import Console
     from rich.text import Text
@@ -256,9 +257,7 @@ def doctor(url: Url = "", token: Token = "", as_json: AsJson = False) -> int:  #
     from rt.dev import Home
     from rt.doctor import diagnose
 
-    checks = diagnose(Home.find())
-    if not any(one.status == "fail" for one in checks):
-        checks.append(_test_event(Remote.of(url, token)))
+    checks = [*diagnose(Home.find()), _test_event(Remote.of(url, token))]
     failed = any(one.status == "fail" for one in checks)
     if as_json:
         print(_line({"ok": not failed, "checks": checks}))
@@ -290,9 +289,10 @@ def _test_event(remote: "Remote") -> "Check":
         remote.call("POST", f"{_job_path(job_id)}/cancel")
     except Unreachable as error:
         return Check("test event", "skip", f"no web process to send it to: {error}")
-    except CommandFailed as error:
-        status_word = "skip" if error.args[0].startswith("unknown_job") else "fail"
-        return Check("test event", "skip" if status_word == "skip" else "fail", str(error), "is the web's RT_SECRET the one that is used here?")
+    except ApiError as error:
+        if error.code == "unknown_job":
+            return Check("test event", "skip", f"the App at {remote.url} has no job echo")
+        return Check("test event", "fail", f"{remote.url}: {error}", "is its RT_SECRET the one that is used here?")
     return Check("test event", "fail", f"no worker ran the echo job within {_ECHO_S:g} s", "start `rt worker` with the web's REDIS_URL")
 
 
@@ -301,14 +301,14 @@ def _test_event(remote: "Remote") -> "Check":
 
 @job.command()
 def submit(
-    name: Annotated[str, typer.Argument(help="The job's registered name.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The job's registered name.")],
     fields: Annotated[list[str] | None, typer.Argument(metavar="[FIELD=TEXT | FIELD:=JSON]...", help="Members of the input.")] = None,
     given: Annotated[str, typer.Option("--input", help="The input as a JSON object; - reads it from standard input.")] = "{}",
     stream: Annotated[str | None, typer.Option(help="Who is told: session:…, user:… or room:….")] = None,
     idempotency_key: Annotated[str | None, typer.Option(help="The same key and input again is the same job.")] = None,
     follow: Annotated[bool, typer.Option("--follow/--no-follow", help="Shows the job's events until it ends.")] = True,
     url: Url = "",
-    token: Token = "",  # noqa: S107 - an empty default, no password
+    token: Token = "",
     as_json: AsJson = False,
 ) -> int:
     """Submits a job and follows it. Exit code: 0 completed, 1 failed, 3 cancelled."""
@@ -328,7 +328,7 @@ def submit(
 def watch(
     job_id: Annotated[str, typer.Argument(metavar="ID")],
     url: Url = "",
-    token: Token = "",  # noqa: S107
+    token: Token = "",
     as_json: AsJson = False,
 ) -> int:
     """Shows a job's events from its first one until it ends. Exit code: 0 completed, 1 failed, 3 cancelled."""
@@ -339,7 +339,7 @@ def watch(
 def cancel(
     job_id: Annotated[str, typer.Argument(metavar="ID")],
     url: Url = "",
-    token: Token = "",  # noqa: S107
+    token: Token = "",
     as_json: AsJson = False,
 ) -> None:
     """Cancels a job; it ends as soon as its worker hears of it."""
@@ -353,7 +353,7 @@ def list_jobs(
     name: Annotated[str | None, typer.Option("--job", help="The job's registered name.")] = None,
     limit: Annotated[int, typer.Option(min=1)] = 20,
     url: Url = "",
-    token: Token = "",  # noqa: S107
+    token: Token = "",
     as_json: AsJson = False,
 ) -> None:
     """Lists jobs, newest first."""
@@ -424,6 +424,15 @@ class Unreachable(CommandFailed):
     """Nobody answers at the server's address."""
 
 
+class ApiError(CommandFailed):
+    """The server refused; the text is its problem document's. `code` is the protocol's error word, "" where it sent none."""
+
+    def __init__(self, message: str, status: int, code: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+
+
 class Remote:
     """A server's HTTP API, as the commands use it."""
 
@@ -431,14 +440,14 @@ class Remote:
         import httpx2
 
         self.url = url.rstrip("/")
-        self._token = token
-        # A proxy that the environment names cannot reach this machine's own addresses.
-        local = urlsplit(self.url).hostname in ("localhost", "127.0.0.1", "::1")
+        self._has_token = bool(token)
+        self._reached = False
         self._http = httpx2.Client(
             base_url=self.url,
             headers={"Authorization": f"Bearer {token}"} if token else {},
             timeout=httpx2.Timeout(10, read=_SILENCE_S),
-            trust_env=not local,
+            # A proxy that the environment names cannot reach this machine's own addresses.
+            trust_env=urlsplit(self.url).hostname not in ("localhost", "127.0.0.1", "::1"),
         )
 
     @classmethod
@@ -456,50 +465,205 @@ class Remote:
     def call(
         self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None, params: dict[str, Any] | None = None
     ) -> Any:
-        """The answer's JSON. Sent again when the answer is lost: every call is harmless to repeat (give a POST of jobs its key).
+        """The answer's JSON. Sent again when the answer is lost: every call is harmless to repeat, a submission by its key.
 
-        Raises Unreachable, or CommandFailed with the server's own words.
+        Raises Unreachable, or ApiError with the server's own words.
         """
         import httpx2
 
         for tried in range(_TRIES):
+            if tried:
+                time.sleep(_backoff_s(tried))
             try:
-                response = self._http.request(method, path, json=body, headers=headers, params=params)
-            except (httpx2.ConnectError, httpx2.InvalidURL, httpx2.UnsupportedProtocol) as error:
+                return self._answer(self._http.request(method, path, json=body, headers=headers, params=params))
+            except httpx2.ConnectError as error:
                 raise self._unreachable(error) from None
             except httpx2.TransportError as error:
-                if tried == _TRIES - 1:
-                    raise self._unreachable(error) from None
-                time.sleep(_backoff_s(tried))
-                continue
-            return self._answer(response.status_code, response.content)
-        raise AssertionError("unreachable")
+                problem = error
+        raise self._unreachable(problem)
 
     def follow(self, job_id: str) -> Iterator[dict[str, Any]]:
-        """A job's events from the first to the last, through cut connections. Raises Unreachable and CommandFailed."""
+        """A job's events from the first to the last, through cut connections and deploys. Raises Unreachable and ApiError."""
         import httpx2
 
         from rt.codec import from_json_bytes
 
         cursor, failures = "", 0
         while True:
+            problem: Exception
             try:
-                headers = {"Last-Event-ID": cursor} if cursor else {}
-                with self._http.stream("GET", f"{_job_path(job_id)}/events", headers=headers) as response:
-                    if response.status_code >= 400:
-                        self._answer(response.status_code, response.read())
+                with self._http.stream(
+                    "GET", f"{_job_path(job_id)}/events", headers={"Last-Event-ID": cursor} if cursor else {}
+                ) as response:
+                    if response.status_code != 200:
+                        response.read()
+                        self._answer(response)
+                    self._reached = True
                     for one in httpx2.EventSource(response):
                         event = from_json_bytes(one.data)
                         yield event
                         if event.get("final"):
                             return
                         cursor, failures = one.id, 0
-                problem = "the event stream ended early"
-            except Unavailable503 as error:
-                problem = str(error)
+                problem = Unreachable("the event stream ended before the job did")
+            except ApiError as error:
+                if error.status not in (429, 502, 503, 504):
+                    raise
+                problem = error
             except httpx2.TransportError as error:
-                problem = f"{type(error).__name__}: {error}"
+                if not self._reached:
+                    raise self._unreachable(error) from None
+                problem = error
             failures += 1
             if failures > _RESUMES:
-                raise Unreachable(f"{self.url}: {problem}; the job goes on, see it again with: rt job watch {job_id}")
+                raise self._unreachable(problem)
             time.sleep(_backoff_s(failures))
+
+    def _answer(self, response: "httpx2.Response") -> Any:
+        from rt.codec import DecodeError, TooDeep, from_json_bytes
+
+        self._reached = True
+        try:
+            body = from_json_bytes(response.content)
+        except (DecodeError, TooDeep):
+            body = None
+        if response.status_code < 300 and body is not None:
+            return body
+        if not isinstance(body, dict) or "code" not in body:
+            raise ApiError(f"{self.url} answered {response.status_code}, and not as an rt server does", response.status_code, "")
+        lines = [f"{body['code']}: {body.get('detail') or body.get('title', '')}"]
+        for one in body.get("details") or []:
+            lines.append(f"  {'.'.join(map(str, one.get('loc', [])))}: {one.get('msg', '')}")
+        if body["code"] == "unauthorized" and not self._has_token:
+            lines.append("  no token was sent: give --token, RT_TOKEN or RT_SECRET, or call this where `rt dev` has run")
+        raise ApiError("\n".join(lines), response.status_code, str(body["code"]))
+
+    def _unreachable(self, problem: Exception) -> Unreachable:
+        return Unreachable(f"no server answers at {self.url} ({problem}); start `rt dev`, or name one with --url or RT_URL")
+
+
+def _backoff_s(failures: int) -> float:
+    # Full jitter: many clients of a server that restarts are not to come back together.
+    return random.uniform(0, min(5.0, 0.25 * 2.0**failures))
+
+
+class Screen:
+    """Shows a job's events to a person: its text on stdout as it comes, all about it on stderr."""
+
+    def __init__(self) -> None:
+        self._first_ms = 0
+        self._started_ms = 0
+        self._text = False
+        self._open_line = False
+        self._bar: tuple[Progress, TaskID] | None = None
+
+    def show(self, event: dict[str, Any]) -> None:
+        data, ts = event.get("data") or {}, int(event.get("ts", 0))
+        self._first_ms = self._first_ms or ts
+        match event["type"]:
+            case "job.delta" if "text" in data:
+                self._write(data["text"])
+            case "job.delta":
+                self._out(_line(data.get("data")))
+            case "job.started":
+                self._started_ms = ts
+            case "job.progress":
+                self._progress(data)
+            case "job.input_required":
+                self._note(f"input required: {data.get('prompt') or ''}")
+            case "job.retrying":
+                self._note(f"failed, next attempt in {data['delay_ms'] / 1000:.1f} s: {_problem(data)}")
+            case "job.restarted":
+                kept = data["discard_after"]
+                self._note(
+                    f"restarted ({data['reason']}): what came before {'counts no more' if not kept else f'counts up to event {kept}'}"
+                )
+            case "gap":
+                self._note(f"events {event.get('from', '?')} to {event.get('to', '?')} are lost ({event.get('reason')})")
+            case "job.completed":
+                # What a text job streamed is its result; it is not shown twice.
+                if not self._text:
+                    self._out(_line(data.get("result")))
+                self._end("completed", event)
+            case "job.failed":
+                self._end(f"failed: {_problem(data)}", event)
+            case "job.cancelled":
+                self._end(f"cancelled by {data.get('by')}", event)
+
+    def close(self) -> None:
+        """Leaves the terminal as it was: no bar, the cursor at a line's begin."""
+        self._stop_bar()
+        if self._open_line:
+            print(flush=True)
+            self._open_line = False
+
+    def _end(self, how: str, event: dict[str, Any]) -> None:
+        ts = int(event.get("ts", 0))
+        times = f"in {(ts - self._first_ms) / 1000:.2f} s"
+        if self._started_ms:
+            times += f", the last run {(ts - self._started_ms) / 1000:.2f} s"
+        attempt = event.get("attempt") or 0
+        self._note(f"{how} ({times}{f', attempt {attempt}' if attempt > 1 else ''})")
+
+    def _write(self, text: str) -> None:
+        self._stop_bar()
+        sys.stdout.write(visible(text))
+        sys.stdout.flush()
+        self._text = True
+        self._open_line = not text.endswith("\n") if text else self._open_line
+
+    def _out(self, text: str) -> None:
+        self.close()
+        print(visible(text), flush=True)
+
+    def _note(self, text: str) -> None:
+        self.close()
+        print(visible(text), file=sys.stderr, flush=True)
+
+    def _progress(self, data: dict[str, Any]) -> None:
+        current, total = data["current"], data.get("total")
+        words = " ".join(visible(str(one)) for one in (data.get("unit"), data.get("message")) if one)
+        if not sys.stderr.isatty():
+            self._note(f"progress {current}{f'/{total}' if total else ''} {words}".rstrip())
+            return
+        if self._bar is None:
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            self.close()
+            columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}", markup=False), TimeRemainingColumn())
+            bar = Progress(*columns, console=Console(stderr=True), transient=True)
+            bar.start()
+            self._bar = bar, bar.add_task("", total=None)
+        bar, task = self._bar
+        bar.update(task, completed=current, total=total, description=words)
+
+    def _stop_bar(self) -> None:
+        if self._bar is not None:
+            self._bar[0].stop()
+            self._bar = None
+
+
+def _problem(data: dict[str, Any]) -> str:
+    error = data.get("error") or {}
+    return f"{error.get('code')}: {error.get('message')}"
+
+
+def _line(value: object) -> str:
+    from rt.codec import to_json_bytes
+
+    return to_json_bytes(value).decode()
+
+
+# Control characters but tab and newline, and those that turn the writing direction: they move a terminal's cursor,
+# change its title, or make a line look like another one.
+_INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+
+def visible(text: str) -> str:
+    """Text of a server or a job as a terminal may show it: what would command the terminal is written as its number."""
+    return _INVISIBLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

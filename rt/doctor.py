@@ -86,7 +86,9 @@ async def _redis(url: str) -> list[Check]:
             checks.append(await look(store))
     except Unavailable as error:
         why = f"{type(error.__cause__).__name__}: {error.__cause__}" if error.__cause__ else str(error)
-        checks.append(Check("redis", "fail", f"{without_password(url)} cannot be reached: {why}", "is the address right, and is the server up?"))
+        checks.append(
+            Check("redis", "fail", f"{without_password(url)} cannot be reached: {why}", "is the address right, and is the server up?")
+        )
     finally:
         await store.close()
     return checks

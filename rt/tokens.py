@@ -34,6 +34,15 @@ class Claims:
     scopes: frozenset[str]
     expires_at: float
 
+    def has(self, scope: str) -> bool:
+        """Whether it may; `admin` includes every other scope."""
+        return scope in self.scopes or "admin" in self.scopes
+
+    def need(self, scope: str) -> None:
+        """Raises Refused("forbidden") that names the scope."""
+        if not self.has(scope):
+            raise Refused("forbidden", f"this credential lacks the scope {scope}")
+
 
 def mint(secret: str, sub: str, scopes: Sequence[str], ttl_s: int, tenant: str | None = None) -> str:
     """A token that `verify` accepts for `ttl_s` seconds from now.

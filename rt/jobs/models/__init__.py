@@ -15,7 +15,6 @@ from rt.errors import JobError
 from rt.jobs.models import ngram
 from rt.settings import Settings
 
-
 #: The largest seed: above it, a JSON reader that has only floats (JavaScript's) would read another number.
 MAX_SEED = 2**53 - 1
 

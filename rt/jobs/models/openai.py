@@ -24,6 +24,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from math import isfinite
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx2
 from pydantic import BaseModel, ValidationError
@@ -73,11 +74,7 @@ class OpenAIModel:
 
     def __init__(self, settings: Settings) -> None:
         base = settings.openai_base_url.rstrip("/")
-        try:
-            parsed = httpx2.URL(base)
-        except httpx2.InvalidURL:
-            parsed = httpx2.URL()
-        if parsed.scheme not in ("http", "https") or not parsed.host:
+        if not _is_http(base):
             raise BadSettings('RT_OPENAI_BASE_URL: write an http(s) URL such as "http://127.0.0.1:11434/v1"')
         self._key = settings.openai_api_key.get_secret_value() if settings.openai_api_key else ""
         if not all("!" <= one <= "~" for one in self._key):
@@ -136,7 +133,7 @@ class OpenAIModel:
         headers = {"Content-Type": "application/json", "Accept": "text/event-stream"}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
-        client = self._client or await asyncio.to_thread(self._loaded)
+        client = await asyncio.to_thread(self._loaded) if self._client is None else self._client
         answering = ended = False
         try:
             # Leaving this block, by an error or a cancellation too, closes the response: that is how the endpoint is told to stop.
@@ -177,6 +174,16 @@ class OpenAIModel:
             await client.aclose()
 
 
+def _is_http(url: str) -> bool:
+    try:
+        # Both look: the one takes "http://[", the other control characters.
+        httpx2.URL(url)
+        parsed = urlsplit(url)
+        return parsed.scheme in ("http", "https") and bool(parsed.hostname) and parsed.port != 0
+    except (httpx2.InvalidURL, ValueError):
+        return False
+
+
 def _unreachable() -> TemporaryJobError:
     return TemporaryJobError("model_unreachable", "the model endpoint cannot be reached")
 
@@ -195,7 +202,9 @@ def _check(response: httpx2.Response) -> None:
         case 401 | 403:
             raise JobError("model_unauthorized", f"the model endpoint refused the key ({status}); see RT_OPENAI_API_KEY")
         case 404:
-            raise JobError("model_not_found", "the model endpoint knows no such model or path (404); see RT_OPENAI_MODEL and RT_OPENAI_BASE_URL")
+            raise JobError(
+                "model_not_found", "the model endpoint knows no such model or path (404); see RT_OPENAI_MODEL and RT_OPENAI_BASE_URL"
+            )
         case 429:
             raise TemporaryJobError("model_rate_limited", "the model endpoint takes no more requests for now (429)", retry_after_s=wait_s)
         case _ if status >= 500:

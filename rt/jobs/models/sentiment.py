@@ -73,9 +73,69 @@ def _mean(values: Sequence[float], digits: int) -> float:
 
 
 #: A full stop after one of these ends no sentence.
-_TITLES = frozenset("mr mrs ms mx dr prof rev hon gen col capt lt sgt gov sen rep st mt messrs vs cf viz e.g i.e approx".split())
+_TITLES = frozenset(
+    [
+        "mr",
+        "mrs",
+        "ms",
+        "mx",
+        "dr",
+        "prof",
+        "rev",
+        "hon",
+        "gen",
+        "col",
+        "capt",
+        "lt",
+        "sgt",
+        "gov",
+        "sen",
+        "rep",
+        "st",
+        "mt",
+        "messrs",
+        "vs",
+        "cf",
+        "viz",
+        "e.g",
+        "i.e",
+        "approx",
+    ]
+)
 #: Nor after one of these, where a lower-case word or a number follows.
-_ABBREVIATIONS = frozenset("etc inc ltd co corp dept est al jr sr a.m p.m u.s u.k u.n e.u ph.d no nos vol fig figs eq ch sec p pp ed eds".split())
+_ABBREVIATIONS = frozenset(
+    [
+        "etc",
+        "inc",
+        "ltd",
+        "co",
+        "corp",
+        "dept",
+        "est",
+        "al",
+        "jr",
+        "sr",
+        "a.m",
+        "p.m",
+        "u.s",
+        "u.k",
+        "u.n",
+        "e.u",
+        "ph.d",
+        "no",
+        "nos",
+        "vol",
+        "fig",
+        "figs",
+        "eq",
+        "ch",
+        "sec",
+        "p",
+        "pp",
+        "ed",
+        "eds",
+    ]
+)
 _CLOSERS = "\"'”’»)]"
 _OPENERS = "\"'“‘«(["
 _WORD = re.compile(r"\S+")
@@ -93,9 +153,7 @@ def sentences(text: str) -> list[str]:
     last = ""
     for match in _WORD.finditer(text):
         word = match[0]
-        if last and (
-            _ends(last, word) or match.end() - begin > MAX_SENTENCE_CHARACTERS or _BLANK_LINE.search(text, end, match.start())
-        ):
+        if last and (_ends(last, word) or match.end() - begin > MAX_SENTENCE_CHARACTERS or _BLANK_LINE.search(text, end, match.start())):
             found.append(text[begin:end])
             begin = match.start()
         end, last = match.end(), word

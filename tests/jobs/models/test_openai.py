@@ -85,7 +85,9 @@ class Endpoint:
 
 
 def model_at(url: str, **settings: Any) -> OpenAIModel:
-    return OpenAIModel(Settings(openai_base_url=url, openai_api_key=KEY, openai_model="tiny", openai_timeout_s=settings.pop("timeout_s", 5), **settings))
+    return OpenAIModel(
+        Settings(openai_base_url=url, openai_api_key=KEY, openai_model="tiny", openai_timeout_s=settings.pop("timeout_s", 5), **settings)
+    )
 
 
 @asynccontextmanager
@@ -105,8 +107,8 @@ async def endpoint(answer: bytes, *, hold: bool = False, timeout_s: float = 5) -
                 await one.left.wait()
 
 
-async def text_of(model: LanguageModel, **options: Any) -> str:
-    return "".join([piece async for piece in model.stream(PROMPT, **options)])
+async def text_of(source: LanguageModel, **options: Any) -> str:
+    return "".join([piece async for piece in source.stream(PROMPT, **options)])
 
 
 async def error_of(answer: bytes, *, hold: bool = False, timeout_s: float = 5) -> JobError:
@@ -266,7 +268,7 @@ async def test_a_connection_that_closes_before_the_answer_is_unreachable() -> No
         whole(event(choices="none")),
         whole(event(choices=[{"delta": {"content": {"a": 1}}}])),
         whole(b"data: " + b"x" * (1024 * 1024 + 1)),
-        b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}',
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}",
         b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n" + part(b"not gzip") + END,
     ],
     ids=["not JSON", "a number", "choices are a word", "content is an object", "endless event", "no stream", "broken gzip"],
@@ -308,7 +310,9 @@ async def test_a_consumer_that_stops_early_closes_the_connection() -> None:
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
 def test_events_are_the_same_however_the_bytes_are_cut(end: bytes) -> None:
-    raw = end.join([": hi", "data: wö", "data:rld", "", "event: x", "data", "", "data: two", "", "data: cut off"][i].encode() for i in range(10))
+    raw = end.join(
+        [": hi", "data: wö", "data:rld", "", "event: x", "data", "", "data: two", "", "data: cut off"][i].encode() for i in range(10)
+    )
     expected = ["wö\nrld".encode(), b"", b"two"]
     for cut in range(len(raw) + 1):
         parser = EventParser()
@@ -317,7 +321,9 @@ def test_events_are_the_same_however_the_bytes_are_cut(end: bytes) -> None:
     assert [data for at in range(len(raw)) for data in parser.feed(raw[at : at + 1])] == expected
 
 
-@pytest.mark.parametrize("url", ["localhost:8000", "ftp://host/v1", "http://", "http://[", "nonsense"])
+@pytest.mark.parametrize(
+    "url", ["localhost:8000", "ftp://host/v1", "http://", "http://[", "http://host\x00/v1", "http://host:99999", "nonsense"]
+)
 def test_a_base_url_that_cannot_be_used_is_refused_at_once(url: str) -> None:
     with pytest.raises(BadSettings, match="RT_OPENAI_BASE_URL"):
         model_at(url)

@@ -27,7 +27,13 @@ def test_a_sentence_gets_its_label(text: str, expected: str) -> None:
 
 def test_the_scores_are_those_of_vader() -> None:
     # From the examples of VADER's README.
-    assert score("VADER is smart, handsome, and funny.") == {"label": "positive", "compound": 0.8316, "pos": 0.746, "neu": 0.254, "neg": 0.0}
+    assert score("VADER is smart, handsome, and funny.") == {
+        "label": "positive",
+        "compound": 0.8316,
+        "pos": 0.746,
+        "neu": 0.254,
+        "neg": 0.0,
+    }
 
 
 @pytest.mark.parametrize(("compound", "expected"), [(0.05, "positive"), (0.0499, "neutral"), (-0.0499, "neutral"), (-0.05, "negative")])

@@ -1,0 +1,72 @@
+"""What one web process is made of; opened in this order, closed in the reverse one."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from rt.actors.supervisor import Supervisor
+from rt.app import App
+from rt.jobs.access import Access
+from rt.jobs.janitor import Janitor
+from rt.jobs.queue import JobQueue
+from rt.redis import Store
+from rt.settings import Settings
+from rt.streams.commands import Commands
+from rt.streams.log import StreamLog
+from rt.streams.sessions import Cursors
+from rt.streams.tail import Tail
+
+
+@dataclass(slots=True)
+class Services:
+    """One process's parts. `draining` is set by SIGTERM: not ready, and nobody new is let in."""
+
+    app: App
+    settings: Settings
+    store: Store
+    streams: StreamLog
+    queue: JobQueue
+    access: Access
+    commands: Commands
+    tail: Tail
+    cursors: Cursors
+    supervisor: Supervisor
+    draining: asyncio.Event = field(default_factory=asyncio.Event)
+    #: SSE responses that are open; with the WebSockets they are what `max_connections` bounds.
+    sse_open: int = 0
+
+
+@asynccontextmanager
+async def open_services(app: App, settings: Settings) -> AsyncIterator[Services]:
+    """Raises BadSettings. Redis may be away: the process then starts, is not ready, and becomes so by itself."""
+    store = Store.of(settings)
+    streams = StreamLog(store, settings)
+    queue = JobQueue(store, streams, settings)
+    services = Services(
+        app=app,
+        settings=settings,
+        store=store,
+        streams=streams,
+        queue=queue,
+        access=Access(store, queue),
+        commands=Commands(store),
+        tail=Tail(store, streams),
+        cursors=Cursors(store, settings),
+        supervisor=Supervisor(),
+    )
+    try:
+        async with asyncio.TaskGroup() as group:
+            chores = [
+                group.create_task(services.tail.run(), name="tail"),
+                group.create_task(services.cursors.run(), name="cursors"),
+                group.create_task(Janitor(store, streams, queue, settings).run(), name="janitor"),
+            ]
+            try:
+                async with services.supervisor:
+                    yield services
+            finally:
+                for chore in chores:
+                    chore.cancel()
+    finally:
+        await store.close()

@@ -1,0 +1,99 @@
+"""Who may do what. Authority comes from the credential alone; every stream name and job id is checked here. Default deny.
+
+A subject reads and writes what is its own, and any room. A job is read by its submitter and by whoever may read a
+stream it reports to; it is cancelled by its submitter and by the subject whose session or user stream it reports to.
+What is nobody's (a plain arq client's job) is `admin`'s. Foreign things that exist and things that do not exist get the
+same answer.
+"""
+
+from rt import keys
+from rt.errors import Refused
+from rt.jobs.queue import JobQueue, JobRecord
+from rt.keys import Stream, parse_stream
+from rt.redis import Store
+from rt.tokens import Claims
+
+
+class Access:
+    """All checks raise Refused("forbidden" or "not_found"), or Unavailable when they had to ask Redis."""
+
+    def __init__(self, store: Store, queue: JobQueue) -> None:
+        self._store = store
+        self._queue = queue
+
+    async def read_stream(self, who: Claims, stream: Stream) -> None:
+        """Subscribe, SSE and history of a stream."""
+        if stream.kind == "job":
+            await self.read_job(who, stream.subject)
+            return
+        who.need("streams:read")
+        if not await self.owns(who, stream):
+            raise Refused("forbidden", f"{stream} is not yours to read")
+
+    async def publish(self, who: Claims, stream: Stream) -> None:
+        who.need("streams:publish")
+        if stream.kind == "job":
+            raise Refused("forbidden", "a job's stream is written by its job alone")
+        if not await self.owns(who, stream):
+            raise Refused("forbidden", f"{stream} is not yours to write")
+
+    async def report_to(self, who: Claims, stream: Stream) -> None:
+        """A job may be announced in one's own stream; elsewhere it needs the right to publish there."""
+        if stream.kind == "job":
+            raise Refused.field("invalid_frame", "stream", "a job reports to a session:, user: or room: stream")
+        if stream.kind == "room" or not await self.owns(who, stream):
+            who.need("streams:publish")
+            if stream.kind == "session" and await self._owner_of(who, stream) is None:
+                raise Refused("not_found", "there is no such session")
+
+    async def read_job(self, who: Claims, job_id: str) -> JobRecord:
+        """The job's record, when `who` may read it."""
+        who.need("jobs:read")
+        record = await self._record(who, job_id)
+        if who.has("admin") or (record.owner and record.owner == who.subject):
+            return record
+        for name in record.reports:
+            stream = parse_stream(name)
+            if (stream.kind == "room" and who.has("streams:read")) or (stream.kind != "room" and await self.owns(who, stream)):
+                return record
+        raise _no_job()
+
+    async def control_job(self, who: Claims, job_id: str) -> JobRecord:
+        """Cancel and input."""
+        who.need("jobs:write")
+        record = await self._record(who, job_id)
+        if who.has("admin") or (record.owner and record.owner == who.subject):
+            return record
+        for name in record.reports:
+            stream = parse_stream(name)
+            if stream.kind != "room" and await self.owns(who, stream):
+                return record
+        # Who may read it is told that it may not do this; to others it does not exist.
+        await self.read_job(who, job_id)
+        raise Refused("forbidden", "this job is not yours to change")
+
+    async def owns(self, who: Claims, stream: Stream) -> bool:
+        """Whether a session:, user: or room: stream is the subject's own; rooms are everybody's."""
+        match stream.kind:
+            case "room":
+                return True
+            case "user":
+                return stream.id == keys.escape(who.subject) or who.has("admin")
+            case "session":
+                return await self._owner_of(who, stream) == who.subject or who.has("admin")
+            case _:
+                return False
+
+    async def _owner_of(self, who: Claims, stream: Stream) -> str | None:
+        owner = await self._store.call("HGET", keys.cursors(who.tenant, stream.id), "owner")
+        return owner.decode() if owner is not None else None
+
+    async def _record(self, who: Claims, job_id: str) -> JobRecord:
+        record = await self._queue.get(who.tenant, job_id)
+        if record is None:
+            raise _no_job()
+        return record
+
+
+def _no_job() -> Refused:
+    return Refused("not_found", "there is no such job")

@@ -31,7 +31,8 @@ async def load_models() -> None:
 
     Raises RuntimeError where the worker has not called `rt.jobs.models.load_model`.
     """
-    await asyncio.gather(asyncio.to_thread(sentiment.load), asyncio.to_thread(current_model().load))
+    model = current_model()
+    await asyncio.gather(asyncio.to_thread(sentiment.load), asyncio.to_thread(model.load))
 
 
 def _always(past: Past) -> bool:
@@ -48,8 +49,9 @@ async def echo(job: JobContext, text: Text, delay_ms: Annotated[int, Field(ge=0,
     if not text.startswith(said):
         raise _not_resumable()
     for match in _PIECE.finditer(text, len(said)):
+        if match.start() and delay_ms:
+            await asyncio.sleep(delay_ms / 1000)
         await job.emit(match[0])
-        await asyncio.sleep(delay_ms / 1000)
     return {"text": text}
 
 

@@ -472,14 +472,18 @@ def _command() -> str:
     """How this `rt` is called from here: by its name where PATH finds it, else by its path."""
     ours = Path(sys.executable).with_name("rt")
     found = shutil.which("rt")
-    return "rt" if found and Path(found) == ours else os.path.relpath(ours)
+    if found and Path(found) == ours:
+        return "rt"
+    return str(ours.relative_to(Path.cwd()) if ours.is_relative_to(Path.cwd()) else ours)
 
 
 def without_password(url: str) -> str:
-    """A Redis URL that can be shown."""
-    parts = urlsplit(url)
-    place = parts.netloc.rpartition("@")[2]
-    return f"{parts.scheme}://{place}{parts.path}"
+    """A Redis URL that can be shown: without user, password and query. What is no URL is not shown at all."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        parts = urlsplit("")
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}" if parts.scheme else "(not a URL)"
 
 
 def say(text: str) -> None:

@@ -115,6 +115,10 @@ class JobError(RtError):
         self.code = code
         self.message = message
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The default would call the class with the message alone.
+        return type(self), (self.code, self.message), self.__dict__
+
     def data(self) -> dict[str, Any]:
         """The `error` member of `job.failed` and `job.retrying`."""
         return {"code": self.code, "message": self.message, "temporary": self.temporary}

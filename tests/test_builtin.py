@@ -103,7 +103,7 @@ async def test_echo_waits_between_words(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr("rt.builtin.asyncio.sleep", sleep)
     await run("echo", Recorder(), text="a b c", delay_ms=250)
-    assert waits == [0.25, 0.25, 0.25]
+    assert waits == [0.25, 0.25]
 
 
 # sentiment

@@ -105,7 +105,7 @@ def define(name: str, function: Callable[..., Any], **options: Any) -> JobDef:
     parameters = list(inspect.signature(function).parameters.values())
     if not parameters or parameters[0].kind not in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD):
         raise TypeError(f"job {name!r}: the first parameter is the JobContext")
-    hints = get_type_hints(function)
+    hints = get_type_hints(function, include_extras=True)
     fields: dict[str, Any] = {}
     for one in parameters[1:]:
         if one.kind not in (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY):

@@ -26,7 +26,7 @@ from rt.errors import Unavailable
 from rt.jobs.janitor import SWEEP, Janitor
 from rt.jobs.job import Cancelled, Completed, Failed, HandedBack, Lost, Retrying
 from rt.jobs.leases import Lease, Leases
-from rt.jobs.models import LanguageModel, load_model
+from rt.jobs.models import close_model, load_model
 from rt.jobs.queue import JobQueue
 from rt.jobs.runner import Claim, Run, Runner
 from rt.redis import Listener, Store, load_script
@@ -83,10 +83,9 @@ class Worker(ArqWorker):
     async def main(self) -> None:
         """Works until `stop()`. Survives the loss of Redis; raises what loading the application's models raises."""
         self.loop = asyncio.get_running_loop()
-        model = await self._load()
         async with contextlib.AsyncExitStack() as cleanup:
-            if hasattr(model, "close"):
-                cleanup.push_async_callback(model.close)
+            cleanup.push_async_callback(close_model)
+            await self._load()
             self.leases.start()
             cleanup.push_async_callback(asyncio.to_thread, self.leases.stop)
             async with asyncio.TaskGroup() as group:
@@ -107,12 +106,15 @@ class Worker(ArqWorker):
                     for chore in chores:
                         chore.cancel()
 
-    async def _load(self) -> LanguageModel:
+    async def _load(self) -> None:
+        model = load_model(self.settings)
         for hook in self.app.worker_start:
-            if inspect.isawaitable(done := await asyncio.to_thread(hook) if not inspect.iscoroutinefunction(hook) else hook()):
-                await done
-        model = self.runner.model = await asyncio.to_thread(load_model, self.settings)
-        return model
+            if inspect.iscoroutinefunction(hook):
+                await hook()
+            else:
+                await asyncio.to_thread(hook)
+        # Last: a model says that the worker is ready.
+        self.runner.model = model
 
     def stop(self) -> None:
         """Claims nothing more, lets jobs end for `drain_s`, hands back the rest; a second call does not wait for them."""

@@ -20,7 +20,7 @@ MAX_TOKENS = 4096
 NAME = "rt-4gram-1"
 
 #: Modules whose docstrings hold much prose for little source: about 0.3 s to read all of them.
-_MODULES = [
+_MODULES = (
     "asyncio.locks",
     "asyncio.tasks",
     "bdb",
@@ -50,7 +50,7 @@ _MODULES = [
     "turtle",
     "unittest.case",
     "urllib.parse",
-]
+)
 
 #: Always part of the corpus, so that a Python that came without its sources has a model as well, if a poor one.
 _OWN = (

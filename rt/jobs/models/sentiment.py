@@ -73,68 +73,10 @@ def _mean(values: Sequence[float], digits: int) -> float:
 
 
 #: A full stop after one of these ends no sentence.
-_TITLES = frozenset(
-    [
-        "mr",
-        "mrs",
-        "ms",
-        "mx",
-        "dr",
-        "prof",
-        "rev",
-        "hon",
-        "gen",
-        "col",
-        "capt",
-        "lt",
-        "sgt",
-        "gov",
-        "sen",
-        "rep",
-        "st",
-        "mt",
-        "messrs",
-        "vs",
-        "cf",
-        "viz",
-        "e.g",
-        "i.e",
-        "approx",
-    ]
-)
+_TITLE = re.compile(r"mrs?|ms|mx|dr|prof|rev|hon|gen|col|capt|lt|sgt|gov|sen|rep|st|mt|messrs|vs|cf|viz|e\.g|i\.e|approx", re.IGNORECASE)
 #: Nor after one of these, where a lower-case word or a number follows.
-_ABBREVIATIONS = frozenset(
-    [
-        "etc",
-        "inc",
-        "ltd",
-        "co",
-        "corp",
-        "dept",
-        "est",
-        "al",
-        "jr",
-        "sr",
-        "a.m",
-        "p.m",
-        "u.s",
-        "u.k",
-        "u.n",
-        "e.u",
-        "ph.d",
-        "no",
-        "nos",
-        "vol",
-        "fig",
-        "figs",
-        "eq",
-        "ch",
-        "sec",
-        "p",
-        "pp",
-        "ed",
-        "eds",
-    ]
+_ABBREVIATION = re.compile(
+    r"etc|inc|ltd|co|corp|dept|est|al|jr|sr|[ap]\.m|u\.[skn]|e\.u|ph\.d|nos?|vol|figs?|eq|ch|sec|pp?|eds?", re.IGNORECASE
 )
 _CLOSERS = "\"'”’»)]"
 _OPENERS = "\"'“‘«(["
@@ -173,6 +115,6 @@ def _ends(word: str, following: str) -> bool:
     if not bare.endswith("."):
         return True
     stem = bare[:-1].lstrip(_OPENERS)
-    if stem.lower() in _TITLES or (len(stem) == 1 and stem.isupper() and stem != "I"):
+    if _TITLE.fullmatch(stem) or (len(stem) == 1 and stem.isupper() and stem != "I"):
         return False
-    return not (stem.lower() in _ABBREVIATIONS and (begins_small or following[0].isdigit()))
+    return not (_ABBREVIATION.fullmatch(stem) and (begins_small or following[0].isdigit()))

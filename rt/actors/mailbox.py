@@ -1,0 +1,106 @@
+"""A bounded mailbox: one reader, many writers.
+
+`put` waits while it is full, which is how a flooded connection's socket comes to be read no further. `put_nowait`
+refuses, for those who have another way to be heard (a live event can be read from the log). A few places are reserved
+for the actor's own helpers, whose number is bounded by what it asked of them.
+"""
+
+import asyncio
+from collections import deque
+from typing import Generic, NamedTuple, TypeVar
+
+T = TypeVar("T")
+
+RESERVED = 16
+
+
+class MailboxFull(Exception):
+    """There is no room now."""
+
+
+class MailboxClosed(Exception):
+    """Nobody reads it any more (for writers), or nothing will come any more (for the reader)."""
+
+
+class MailboxStatistics(NamedTuple):
+    depth: int
+    capacity: int
+    highest: int
+    taken: int
+    refused: int
+
+
+class Mailbox(Generic[T]):
+    __slots__ = ("_capacity", "_closed", "_highest", "_messages", "_reader", "_refused", "_taken", "_writers")
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._messages: deque[T] = deque()
+        self._reader: asyncio.Future[None] | None = None
+        self._writers: deque[asyncio.Future[None]] | None = None
+        self._closed = False
+        self._highest = self._taken = self._refused = 0
+
+    async def put(self, message: T) -> None:
+        """Waits for room. Cancelling is safe: the message is in or it is not. Raises MailboxClosed."""
+        while len(self._messages) >= self._capacity and not self._closed:
+            if self._writers is None:
+                self._writers = deque()
+            waiter = asyncio.get_running_loop().create_future()
+            self._writers.append(waiter)
+            try:
+                await waiter
+            except asyncio.CancelledError:
+                if waiter.done() and not waiter.cancelled():
+                    self._wake_writer()  # the room that was offered goes to the next one
+                raise
+        self._append(message)
+
+    def put_nowait(self, message: T, *, reserved: bool = False) -> None:
+        """Raises MailboxFull or MailboxClosed. `reserved` uses the places kept for the actor's own helpers."""
+        if len(self._messages) >= self._capacity + (RESERVED if reserved else 0) and not self._closed:
+            self._refused += 1
+            raise MailboxFull
+        self._append(message)
+
+    async def get(self) -> T:
+        """The next message. After `close` what is left still comes, then MailboxClosed. Cancelling loses nothing."""
+        while not self._messages:
+            if self._closed:
+                raise MailboxClosed
+            self._reader = asyncio.get_running_loop().create_future()
+            try:
+                await self._reader
+            finally:
+                self._reader = None
+        self._taken += 1
+        message = self._messages.popleft()
+        self._wake_writer()
+        return message
+
+    def close(self) -> None:
+        """No more messages; writers that wait get MailboxClosed."""
+        self._closed = True
+        if self._reader and not self._reader.done():
+            self._reader.set_result(None)
+        for waiter in self._writers or ():
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def statistics(self) -> MailboxStatistics:
+        return MailboxStatistics(len(self._messages), self._capacity, self._highest, self._taken, self._refused)
+
+    def _append(self, message: T) -> None:
+        if self._closed:
+            raise MailboxClosed
+        self._messages.append(message)
+        self._highest = max(self._highest, len(self._messages))
+        if self._reader and not self._reader.done():
+            self._reader.set_result(None)
+
+    def _wake_writer(self) -> None:
+        while self._writers and len(self._messages) < self._capacity:
+            waiter = self._writers.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                return

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from rt.actors.connection import Connection
+    from rt.actors.caller import Connection
     from rt.app import App
     from rt.errors import JobError, Refused, RtError, TemporaryJobError, Unavailable
     from rt.events import Event
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "App": "rt.app",
-    "Connection": "rt.actors.connection",
+    "Connection": "rt.actors.caller",
     "Event": "rt.events",
     "JobContext": "rt.jobs.context",
     "JobError": "rt.errors",

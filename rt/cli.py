@@ -528,7 +528,7 @@ class Remote:
                 problem = error
             failures += 1
             if failures > _RESUMES:
-                raise self._unreachable(problem)
+                raise Unreachable(f"lost {self.url} ({problem}); the job goes on, see it again with: rt job watch {job_id}")
             time.sleep(_backoff_s(failures))
 
     def _answer(self, response: "httpx2.Response") -> Any:

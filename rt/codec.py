@@ -122,3 +122,20 @@ def _check_json_like(value: Any) -> None:
             raise DecodeError("NaN and infinity have no place in a frame")
     elif not (value is None or isinstance(value, str | int | bool)):
         raise DecodeError(f"a {type(value).__name__} has no JSON form")
+
+
+def join_json(frames: list[bytes]) -> bytes:
+    """Encoded frames as one array, without parsing them."""
+    return b"[" + b",".join(frames) + b"]"
+
+
+def join_msgpack(frames: list[bytes]) -> bytes:
+    """As `join_json`; the header of a MessagePack array says how many follow."""
+    count = len(frames)
+    if count < 16:
+        head = bytes([0x90 | count])
+    elif count < 1 << 16:
+        head = b"\xdc" + count.to_bytes(2, "big")
+    else:
+        head = b"\xdd" + count.to_bytes(4, "big")
+    return head + b"".join(frames)

@@ -281,7 +281,8 @@ class Redis:
 class Supervisor:
     """Keeps children running until a signal says stop, then ends them in order.
 
-    `announce` is called once, when all are ready. SIGINT, SIGTERM and SIGHUP stop; a second one kills at once.
+    `announce` is called once, when all are ready. SIGINT, SIGTERM and SIGHUP stop; a second one kills at once. They are
+    ignored afterwards: it is for a process that does nothing else.
     """
 
     def __init__(self, programs: Sequence[Child], redis: Redis | None, announce: Callable[[], None]) -> None:
@@ -295,10 +296,13 @@ class Supervisor:
         """Returns after a signal, when everything has ended. Raises DevFailed, or RedisFailed, after the same."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGCHLD, self._look)
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self.stop)
-        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # it is ignored under nohup
-            loop.add_signal_handler(signal.SIGHUP, self.stop)
+
+        # Not the loop's own handlers: they end with the loop, and who presses Ctrl-C many times would end what is left of us.
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as it is under nohup
+            numbers.append(signal.SIGHUP)
+        for number in numbers:
+            signal.signal(number, lambda *_: loop.call_soon_threadsafe(self.stop))
         work, stop = asyncio.create_task(self._work()), asyncio.create_task(self._stop.wait())
         try:
             await asyncio.wait({work, stop}, return_when=asyncio.FIRST_COMPLETED)
@@ -308,6 +312,8 @@ class Supervisor:
         finally:
             await self._end(self._programs, STOP_S)
             await self._end([self._redis] if self._redis else [], STOP_REDIS_S)
+            for number in numbers:
+                signal.signal(number, signal.SIG_IGN)  # everything has ended
         if not work.cancelled() and (error := work.exception()):
             raise _first(error)
 

@@ -64,7 +64,7 @@ def test_an_expired_token_has_a_word_of_its_own_and_ten_seconds_of_grace() -> No
         {"tenant": 7},
         {"scope": 7},
         {"scopes": "admin"},
-        {"nbf": int(time.time()) + 600},
+        {"nbf": 4_000_000_000},
     ],
     ids=str,
 )
@@ -102,5 +102,5 @@ def test_nothing_is_minted_that_would_be_refused() -> None:
     with pytest.raises(ValueError, match="known are jobs:write"):
         mint(SECRET, "ada", ["jobs:fly"], 60)
     for sub, ttl, tenant in (("", 60, None), ("a\n", 60, None), ("ada", 0, None), ("ada", 60, "a b")):
-        with pytest.raises(ValueError, match="subject|lives|tenant"):
+        with pytest.raises(ValueError, match=r"subject|lives|tenant"):
             mint(SECRET, sub, [], ttl, tenant)

@@ -5,13 +5,10 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from rt.errors import Refused
+from rt.jobs.submit import MAX_DELAY_S, MAX_TIMEOUT_S
 
 Id = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 Key = Annotated[str, StringConstraints(min_length=1, max_length=255, pattern=r"^[\x21-\x7e]+$")]
-
-#: A month: a queue is no calendar.
-MAX_DELAY_S = 30 * 86_400
-MAX_TIMEOUT_S = 86_400
 
 
 class Frame(BaseModel):

@@ -1,8 +1,8 @@
 """A bounded mailbox: one reader, many writers.
 
 `put` waits while it is full, which is how a flooded connection's socket comes to be read no further. `put_nowait`
-refuses, for those who have another way to be heard (a live event can be read from the log). A few places are reserved
-for the actor's own helpers, whose number is bounded by what it asked of them.
+refuses, for those who have another way to be heard (a live event can be read from the log). One place is reserved for
+a nudge from the reader's own helpers.
 """
 
 import asyncio
@@ -11,7 +11,8 @@ from typing import Generic, NamedTuple, TypeVar
 
 T = TypeVar("T")
 
-RESERVED = 16
+#: Places beyond the capacity for `reserved` messages: a nudge from the reader's own helpers.
+RESERVED = 1
 
 
 class MailboxFull(Exception):
@@ -57,7 +58,7 @@ class Mailbox(Generic[T]):
         self._append(message)
 
     def put_nowait(self, message: T, *, reserved: bool = False) -> None:
-        """Raises MailboxFull or MailboxClosed. `reserved` uses the places kept for the actor's own helpers."""
+        """Raises MailboxFull or MailboxClosed. `reserved` may use the reserved place."""
         if len(self._messages) >= self._capacity + (RESERVED if reserved else 0) and not self._closed:
             self._refused += 1
             raise MailboxFull

@@ -49,6 +49,9 @@ class Router:
             if not name or len(name) > 200:
                 raise Unroutable(f"the job name {name[:50]!r} must have 1 to 200 characters")
 
+    def knows(self, type: str) -> bool:
+        return type in BUILT_IN or type in self._handlers
+
     def route(self, value: Any) -> Frame | Handled:
         """A checked frame of the protocol, or an application's event with its handler.
 

@@ -1,6 +1,6 @@
 -- Accepts a job: idempotency, queueing and `job.queued` together or not at all.
 -- KEYS: log, meta, the submitting session's cursors, queue, arq:job:<id>, index, owner's index, then the records.
--- ARGV: see queue.py. Returns { 'ok' | 'duplicate', job id } or { 'conflict' | 'busy' | 'taken' } or { 'full', waiting }.
+-- ARGV: see queue.py. Returns { 'ok' | 'duplicate', '<job id> <1 when a duplicate>' } or { 'conflict' | 'busy' | 'taken' } or { 'full', waiting }.
 local word, id, payload, event = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local keep = { ARGV[5], ARGV[6], ARGV[7] }
 local hash, record_ttl, generation, limit = ARGV[8], ARGV[9], ARGV[10], tonumber(ARGV[11])
@@ -13,6 +13,10 @@ for k = 8, #KEYS do
     local state, known_hash, answer = string.match(known, '^(%a) (%S+) ?(.*)$')
     if known_hash ~= hash then return { 'conflict' } end
     if state == 'p' then return { 'busy' } end
+    -- A command that is sent again gets its own answer again; another command with a known key is told "duplicate", and
+    -- its own record says so from now on.
+    if not string.find(KEYS[k], ':idem:c:', 1, true) then answer = string.match(answer, '^%S+') .. ' 1' end
+    for other = 8, #KEYS do redis.call('SET', KEYS[other], 'd ' .. hash .. ' ' .. answer, 'EX', record_ttl, 'NX') end
     return { 'duplicate', answer }
   end
 end
@@ -36,6 +40,6 @@ for k = 6, 7 do
   redis.call('EXPIRE', KEYS[k], keep[3])
 end
 if reports ~= '' then redis.call('ZADD', 'rt:announce', now, tenant .. ' ' .. id) end
-for k = 8, #KEYS do redis.call('SET', KEYS[k], 'd ' .. hash .. ' ' .. id, 'EX', record_ttl) end
+for k = 8, #KEYS do redis.call('SET', KEYS[k], 'd ' .. hash .. ' ' .. id .. ' 0', 'EX', record_ttl) end
 redis.call('PUBLISH', 'rt:doorbell:' .. queue, 'job')
-return { 'ok', id }
+return { 'ok', id .. ' 0' }

@@ -97,10 +97,6 @@ class JobRecord:
             out["usage"] = self.usage
         return out
 
-    def created_data(self) -> dict[str, Any]:
-        """The data of `job.created`."""
-        return {"job_id": self.id, "job": self.job} | ({"request_id": self.request_id} if self.request_id else {})
-
 
 def _rfc3339(ms: int) -> str:
     return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -169,18 +165,26 @@ class JobQueue:
         )
         if reply[0] == b"full":
             raise Refused("queue_full", f"{int(reply[1])} jobs are waiting; try again later", retry_after_ms=1000)
-        verdict = check_verdict(reply[0])
-        if verdict == "ok":
+        if check_verdict(reply[0]) == "ok":
             metrics.jobs_accepted.labels(new.job.name).inc()
-        return Accepted(reply[1].decode(), verdict == "duplicate")
+        found, _, duplicate = reply[1].decode().partition(" ")
+        return Accepted(found, duplicate == "1")
+
+    async def announce_new(self, new: NewJob, job_id: str) -> None:
+        """As `announce`, for a job that was accepted a moment ago."""
+        await self._announce(new.tenant, job_id, new.job.name, new.request_id, new.reports)
 
     async def announce(self, tenant: str, record: JobRecord) -> None:
         """Writes `job.created` into the streams that the job reports to; once, however often it is called."""
-        for stream in record.reports:
-            event = events.encode("job.created", stream, record.created_data(), int(time.time() * 1000))
-            once = f"{keys.created(tenant, record.id)}:{stream}"
+        await self._announce(tenant, record.id, record.job, record.request_id, record.reports)
+
+    async def _announce(self, tenant: str, job_id: str, job: str, request_id: str, reports: Iterable[str]) -> None:
+        data = {"job_id": job_id, "job": job} | ({"request_id": request_id} if request_id else {})
+        for stream in reports:
+            event = events.encode("job.created", stream, data, int(time.time() * 1000))
+            once = f"{keys.created(tenant, job_id)}:{stream}"
             await self._streams.publish(tenant, parse_stream(stream), event, records=[once])
-        await self._store.call("ZREM", keys.ANNOUNCE, f"{tenant} {record.id}")
+        await self._store.call("ZREM", keys.ANNOUNCE, f"{tenant} {job_id}")
 
     async def get(self, tenant: str, job_id: str) -> JobRecord | None:
         """A job's record, or None. A plain arq client's job is known from its payload until a worker has it."""

@@ -1,7 +1,7 @@
 """What survives a connection: its session's owner, generation, and how far it has read each stream it follows.
 
-Fields of the hash: `owner`, `generation`, `c:<stream>` → the acknowledged cursor of a stream that is followed, and
-`d:<job stream>` → "<stream> <seq>" of the `job.created` of a job that is done with (its terminal event was
+Fields of the hash: `owner`, `generation`, `c:<stream>` → the acknowledged cursor of a stream that is followed, with
+where it was announced for a job ("<cursor> <stream> <seq>"), and `d:<job stream>` → "<stream> <seq>" of the `job.created` of a job that is done with (its terminal event was
 acknowledged), kept until that `job.created` itself is acknowledged, so that its replay does not bring the job back.
 
 Writes are gathered per process and stored in one call about once a second (`Cursors`); a killed process costs its
@@ -12,6 +12,7 @@ import asyncio
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from rt import keys
 from rt.cursor import Cursor, parse_cursor
@@ -29,6 +30,13 @@ RENEW_S = 600.0
 _A_CALL = 200
 
 
+class Known(NamedTuple):
+    """How far a followed stream was acknowledged, and the stream and seq of the `job.created` that announced it."""
+
+    cursor: Cursor
+    origin: tuple[str, int] | None = None
+
+
 @dataclass(slots=True)
 class Session:
     """An opened session. `cursors`: what it follows; `done`: job stream → (announcing stream, seq)."""
@@ -36,7 +44,7 @@ class Session:
     id: str
     generation: int
     resumed: bool
-    cursors: dict[str, Cursor] = field(default_factory=dict)
+    cursors: dict[str, Known] = field(default_factory=dict)
     done: dict[str, tuple[str, int]] = field(default_factory=dict)
 
 
@@ -56,7 +64,8 @@ async def open_session(store: Store, settings: Settings, tenant: str, subject: s
                 for name, value in zip(reply[2::2], reply[3::2], strict=True):
                     kind, stream, text = name[:2], name[2:].decode(), value.decode()
                     if kind == b"c:":
-                        session.cursors[stream] = parse_cursor(text)
+                        cursor, *origin = text.split(" ")
+                        session.cursors[stream] = Known(parse_cursor(cursor), (origin[0], int(origin[1])) if origin else None)
                     else:
                         by, seq = text.split(" ")
                         session.done[stream] = (by, int(seq))

@@ -1,0 +1,489 @@
+"""The connection actor: one WebSocket's mailbox, the pure session's effects performed, the outbox.
+
+Sending never blocks receiving: what is sent waits in the outbox, commands run in the connection's lane, log reads and
+subscriptions in tasks of their own; each answers with a message. All of them end with the actor.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from rt import keys
+from rt.actors import session as s
+from rt.actors.actor import Actor, Ended
+from rt.actors.caller import Connection
+from rt.actors.frames import Cancel, Command, Connect, Publish, Refresh, Submit, Subscribe, Unsubscribe
+from rt.actors.mailbox import MailboxClosed, MailboxFull
+from rt.actors.outbox import Outbox
+from rt.actors.publish import publish_hash, published_event
+from rt.actors.router import Handled, Router
+from rt.cursor import Cursor, parse_cursor
+from rt.errors import Refused, TakenOver, Unavailable
+from rt.jobs.access import Access
+from rt.jobs.queue import JobQueue
+from rt.jobs.submit import submit
+from rt.keys import Stream, parse_stream
+from rt.redis import Store
+from rt.settings import Settings
+from rt.streams.commands import Commands, request_hash, until_not_busy
+from rt.streams.log import Authorship, Page, StreamLog
+from rt.streams.replay import Head
+from rt.streams.sessions import Cursors, Entry, furthest, open_session
+from rt.streams.tail import Live, Tail
+from rt.telemetry import get_logger, metrics
+from rt.tokens import Claims
+
+log = get_logger("rt.connection")
+
+#: Application handlers of one connection that may run at a time; the next one waits in the lane.
+MAX_HANDLERS = 8
+#: Commands that wait in the lane before the socket is read no further.
+LANE = 64
+_AGAIN_S = (0.1, 0.2, 0.5, 1.0)
+#: How long the last frames may take once the connection is to be closed.
+_LAST_WORDS_S = 2.0
+
+
+class Socket(Protocol):
+    """What the actor needs of a WebSocket."""
+
+    async def send(self, message: bytes) -> None:
+        """Writes one message; raises when the socket is gone; waits while the client does not read."""
+
+    async def close(self, code: int, reason: str) -> None: ...
+
+    def abort(self, code: int, reason: str) -> None:
+        """Ends a connection whose client takes nothing: without waiting for what is still unsent."""
+
+
+class Authenticate(Protocol):
+    async def token(self, text: str) -> Claims: ...
+    async def ticket(self, word: str) -> Claims: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What every connection of a process shares."""
+
+    settings: Settings
+    router: Router
+    store: Store
+    streams: StreamLog
+    queue: JobQueue
+    access: Access
+    commands: Commands
+    tail: Tail
+    cursors: Cursors
+    authenticate: Authenticate
+
+
+class ConnectionActor(Actor[s.Message | None]):
+    """One WebSocket. `token` is the credential of the handshake, when it carried one.
+
+    A None in the mailbox says that the actor's own helpers have told something: those messages stand apart (`_told`),
+    because their number is bounded by what the actor asked of them and not by a client.
+    """
+
+    def __init__(self, name: str, parts: Parts, socket: Socket, *, msgpack: bool, token: str | None) -> None:
+        settings = parts.settings
+        super().__init__(name, settings.mailbox)
+        self._parts = parts
+        self._socket = socket
+        self._token = token
+        self._loop = asyncio.get_running_loop()
+        config = s.Config(settings.heartbeat_s, settings.connect_timeout_s, settings.max_message_bytes)
+        self.session = s.Session(parts.router, config, self._loop.time())
+        self.outbox = Outbox(
+            self._socket.send,
+            msgpack=msgpack,
+            limit_bytes=settings.outbox_bytes,
+            timeout_s=settings.send_timeout_s,
+            on_room=lambda: self.tell(s.Drained()),
+            on_lost=self._on_lost,
+        )
+        self._entry: Entry | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._lane: deque[Any] = deque()
+        self._lane_runs = False
+        self._lane_room = asyncio.Event()
+        self._lane_room.set()
+        self._handlers = asyncio.Semaphore(MAX_HANDLERS)
+        self._timer: asyncio.TimerHandle | None = None
+        self._missed: dict[str, int] = {}
+        self._told: dict[object, s.Message] = {}
+        self.opened_at = time.time()
+        #: The code that the connection was closed with by this side; None while it lives.
+        self.close_code: int | None = None
+
+    # the tail's sink: called from the live reader
+
+    def on_live(self, stream: str, live: Live) -> None:
+        if stream in self._missed:
+            self._missed[stream] = live.last
+            return
+        try:
+            self.mailbox.put_nowait(s.News(stream, live))
+        except MailboxFull:
+            metrics.mailbox_full.inc()
+            self._missed[stream] = live.last
+        except MailboxClosed:
+            pass
+
+    def on_checked(self, stream: str, head: Head) -> None:
+        self.tell(s.Checked(stream, head), key=("checked", stream))
+
+    def on_taken_over(self, stream: str, generation: int) -> None:
+        if stream == keys.session_stream(self.session.id):
+            self.tell(s.TakenOver(generation))
+
+    # the actor
+
+    async def on_start(self) -> None:
+        self._arm()
+
+    async def receive(self, message: s.Message) -> None:
+        """From the socket: waits while the mailbox or the lane is full. Raises MailboxClosed when the actor has ended."""
+        await self._lane_room.wait()
+        await self.mailbox.put(message)
+
+    async def handle(self, message: s.Message | None) -> None:
+        if message is not None:
+            await self._step(message)
+        while self._told:
+            await self._step(self._told.pop(next(iter(self._told))))
+        while self._missed:
+            stream, top = self._missed.popitem()
+            await self._step(s.Missed(stream, top))
+        self._arm()
+
+    async def _step(self, message: s.Message) -> None:
+        for effect in self.session.handle(message, self._loop.time(), self.outbox.room):
+            await self._perform(effect)
+
+    async def _perform(self, effect: s.Effect) -> None:
+        match effect:
+            case s.Send(frame):
+                self._count(frame)
+                self.outbox.put_frame(frame)
+            case s.Forward(events, replayed):
+                metrics.events_sent.inc(len(events))
+                if replayed:
+                    metrics.events_replayed.inc(len(events))
+                self.outbox.put_events(events)
+            case s.Read(stream, after, ticket):
+                self._spawn(self._read(stream, after, ticket))
+            case s.Watch(stream):
+                self._spawn(self._watch(stream))
+            case s.Unwatch(stream):
+                self._parts.tail.unfollow(self._tenant, stream, self)
+            case s.Store(fields, furthest_):
+                if self._entry is not None:
+                    self._entry.fields |= fields
+                    self._entry.furthest = furthest_ or self._entry.furthest
+            case s.Run(command):
+                self._lane.append(command)
+                if len(self._lane) >= LANE:
+                    self._lane_room.clear()
+                if not self._lane_runs:
+                    self._lane_runs = True
+                    self._spawn(self._run_lane())
+            case s.Open(connect, cursors):
+                # Nothing else can be done before this is: it runs in the actor itself.
+                await self._open(connect, cursors)
+            case s.Close(code, reason):
+                await self._close(code, reason)
+
+    async def on_stop(self, ended: Ended) -> None:
+        """Frees everything; what was acknowledged is stored."""
+        if ended.how == "failed":
+            await self._close(4006, "server error")
+        if self._timer:
+            self._timer.cancel()
+        tasks, self._tasks = self._tasks, set()
+        for task in tasks:
+            task.cancel()
+        for stream in self.session.follows:
+            self._parts.tail.unfollow(self._tenant, stream, self)
+        if tasks:
+            await asyncio.wait(tasks)
+        await self.outbox.close(0)
+        if self._entry is not None:
+            await self._parts.cursors.remove(self._entry)
+
+    @property
+    def _tenant(self) -> str:
+        return self.session.claims.tenant if self.session.claims else keys.DEFAULT_TENANT
+
+    def tell(self, message: s.Message, key: object = None) -> None:
+        """A message from within the process: from the actor's own helpers, or from who drains. Of those with one key only the newest is kept."""
+        quiet = not self._told
+        self._told[key or object()] = message
+        if quiet:
+            try:
+                self.mailbox.put_nowait(None, reserved=True)
+            except (MailboxClosed, MailboxFull):
+                pass  # nobody listens any more; or the actor is busy, and looks here after every message
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._spawned)
+
+    def _spawned(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a connection's task failed", exc_info=error)
+            self.tell(s.Failed(None, Refused("internal", "something went wrong on the server")))
+
+    def _arm(self) -> None:
+        """One timer a connection, set for when the session next wants to know the time."""
+        at = self.session.next_tick()
+        if self._timer is None or self._timer.cancelled() or self._timer.when() > at or self._timer.when() <= self._loop.time():
+            if self._timer:
+                self._timer.cancel()
+            self._timer = self._loop.call_at(at, self._ring)
+
+    def _ring(self) -> None:
+        self._timer = None
+        if self._loop.time() >= self.session.next_tick():
+            self.tell(s.Tick())
+        else:
+            self._arm()
+
+    def _on_lost(self, why: str) -> None:
+        if why == "slow":
+            metrics.slow_consumers.labels("closed").inc()
+            self.close_code = 4002
+            self.session.closed = True
+            self._socket.abort(4002, "slow consumer")
+        self.mailbox.close()
+
+    async def _close(self, code: int, reason: str) -> None:
+        if self.close_code is None:
+            self.close_code = code
+            await self.outbox.close(_LAST_WORDS_S)
+            if self.outbox.waiting > 0:
+                self._socket.abort(code, reason)
+            else:
+                await self._socket.close(code, reason)
+        self.mailbox.close()
+
+    # effects that wait
+
+    async def _watch(self, stream: str) -> None:
+        await self._parts.tail.follow(self._tenant, stream, self)
+        self.tell(s.Watched(stream))
+
+    async def _read(self, stream: str, after: int, ticket: int) -> None:
+        self.tell(s.PageRead(stream, ticket, await _again(lambda: self._page(stream, after))))
+
+    async def _page(self, stream: str, after: int) -> Page:
+        page = await self._parts.streams.read(self._tenant, stream, max(after, 0))
+        if not page.head.epoch:  # it vanished: it goes on in a new epoch, which has to have a name
+            await self._parts.streams.open(self._tenant, [stream])
+            page = await self._parts.streams.read(self._tenant, stream, max(after, 0))
+        return page
+
+    async def _open(self, connect: Connect, given: dict[str, Cursor]) -> None:
+        parts = self._parts
+        try:
+            claims = await self._authenticate(connect)
+            if connect.session is not None:
+                parse_stream(keys.session_stream(connect.session), "session")
+            stored = await open_session(parts.store, parts.settings, claims.tenant, claims.subject, connect.session)
+            own, user = keys.session_stream(stored.id), keys.user_stream(claims.subject)
+            streams = list(dict.fromkeys([own, user, *stored.cursors]))
+            before = await parts.streams.heads(claims.tenant, streams)
+            missing = frozenset(name for name, head in before.items() if not head.epoch)
+            heads = before | (await parts.streams.open(claims.tenant, list(missing)) if missing else {})
+            user_from = None if user in stored.cursors else await furthest(parts.store, claims.tenant, claims.subject)
+        except Refused as error:
+            self.outbox.put_frame(error.frame())
+            code = {"unauthorized": 4500, "token_expired": 4004, "forbidden": 4501, "unavailable": 1013}.get(error.code, 4502)
+            self.session.closed = True
+            await self._close(code, error.code)
+            return
+        if stored.resumed or connect.session is not None:
+            metrics.resumes.labels("resumed" if stored.resumed else "unknown").inc()
+        self.outbox.batch = connect.batch
+        self._entry = Entry(claims.tenant, claims.subject, stored.id, stored.generation, lambda: self.tell(s.TakenOver(stored.generation + 1)))
+        parts.cursors.add(self._entry)
+        opened = s.Opened(stored, claims, claims.expires_at - time.time(), given, heads, missing, user_from)
+        await self._step(opened)
+
+    async def _authenticate(self, connect: Connect) -> Claims:
+        if connect.ticket is not None:
+            return await self._parts.authenticate.ticket(connect.ticket)
+        token = connect.token if connect.token is not None else self._token
+        if token is None:
+            raise Refused("unauthorized", "a token is needed: in the connect frame, an Authorization header or a subprotocol")
+        return await self._parts.authenticate.token(token)
+
+    # commands
+
+    async def _run_lane(self) -> None:
+        """Commands one after the other, in the order in which they came; application handlers run beside it."""
+        try:
+            while self._lane:
+                command = self._lane[0]
+                if isinstance(command, Handled):
+                    await self._handlers.acquire()
+                    self._spawn(self._handle_event(command))
+                else:
+                    await self._answer(command.type, command.id, self._command(command))
+                self._lane.popleft()
+                if len(self._lane) < LANE:
+                    self._lane_room.set()
+        finally:
+            self._lane_runs = False
+
+    async def _answer(self, type: str, id: str | None, work: Awaitable[s.Message]) -> None:
+        began = time.perf_counter()
+        try:
+            message = await work
+        except TakenOver:
+            message = s.TakenOver(self.session.generation + 1)
+        except Refused as error:
+            message = s.Failed(id, error)
+        except Exception as error:
+            log.error("a command failed", type=type, exc_info=error)
+            message = s.Failed(id, Refused("internal", "something went wrong on the server; nothing is remembered of this command"))
+        metrics.command_seconds.labels(type).observe(time.perf_counter() - began)
+        self.tell(message)
+
+    async def _command(self, command: Command) -> s.Message:
+        claims = self.session.claims
+        assert claims is not None
+        parts, by = self._parts, self._by
+        match command:
+            case Submit(id=id, job=name, input=input, options=options):
+                claims.need("jobs:write")
+                job = parts.router.app.jobs.get(name)
+                if job is None:
+                    raise Refused("unknown_job", f"no job is named {name[:64]!r}", details=[{"loc": ["job"], "msg": "unknown"}])
+                accepted = await submit(
+                    parts.queue,
+                    parts.access,
+                    claims,
+                    by,
+                    job,
+                    input,
+                    stream=options.stream,
+                    delay_s=options.delay_s,
+                    timeout_s=options.timeout_s,
+                    records=self._records(id, options.idempotency_key),
+                )
+                data = {"job_id": accepted.job_id, "stream": accepted.stream, "duplicate": accepted.duplicate}
+                return s.Answered(id, data, accepted.stream)
+            case Publish(id=id, stream=name, data=data, event=type, idempotency_key=key):
+                stream = parse_stream(name)
+                await parts.access.publish(claims, stream)
+                event = published_event(parts.router.app, claims, stream, type, data)
+                records, hash = self._records(id, key), publish_hash(name, type, data)
+                published = await until_not_busy(
+                    lambda: parts.streams.publish(claims.tenant, stream, event, hash=hash, records=records, by=by)
+                )
+                return s.Answered(id, {"stream": name, "seq": published.seq})
+            case Cancel(id=id, job_id=job_id):
+
+                async def cancel() -> dict[str, Any]:
+                    await parts.access.control_job(claims, job_id)
+                    _, status = await parts.queue.cancel(claims.tenant, job_id, claims.subject)
+                    return {"job_id": job_id, "status": status}
+
+                record = keys.command(claims.tenant, self.session.id, id)
+                return s.Answered(id, await parts.commands.once(claims.tenant, record, request_hash(["cancel", job_id]), cancel, by=by))
+            case Subscribe(id=id, stream=name, cursor=text):
+                stream = parse_stream(name)
+                cursor = _parse(text)
+                if not self._is_own(stream):
+                    await parts.access.read_stream(claims, stream)
+                head = (await parts.streams.open(claims.tenant, [name]))[name]
+                return s.Subscribed(id, name, cursor, head)
+            case Unsubscribe(id=id, stream=name):
+                if self._is_own(parse_stream(name)):
+                    raise Refused("forbidden", "the session's own stream and its user's are always followed")
+                return s.Unsubscribed(id, name)
+            case Refresh(id=id, token=token):
+                fresh = await parts.authenticate.token(token)
+                if (fresh.subject, fresh.tenant) != (claims.subject, claims.tenant):
+                    raise Refused("forbidden", "this token belongs to another subject")
+                return s.Refreshed(id, fresh, fresh.expires_at - time.time())
+            case _:
+                raise Refused("unknown_type", "this frame cannot be handled")
+
+    async def _handle_event(self, handled: Handled) -> None:
+        claims = self.session.claims
+        assert claims is not None
+        parts, by, id = self._parts, self._by, handled.id
+        conn = Connection(
+            app=parts.router.app,
+            claims=claims,
+            by=by,
+            streams=parts.streams,
+            queue=parts.queue,
+            access=parts.access,
+            command_id=id,
+            followed=lambda stream: self.tell(s.Answered(None, None, stream)),
+        )
+
+        async def call() -> Any:
+            return await handled.handler(conn, handled.event)
+
+        async def work() -> s.Message:
+            if id is None:
+                await call()
+                return s.Answered(None, None)
+            record = keys.command(claims.tenant, self.session.id, id)
+            hash = request_hash({key: value for key, value in handled.raw.items() if key != "id"})
+            return s.Answered(id, await parts.commands.once(claims.tenant, record, hash, call, by=by))
+
+        try:
+            await self._answer(handled.event.type, id, work())
+        finally:
+            self._handlers.release()
+
+    @property
+    def _by(self) -> Authorship:
+        return Authorship(self.session.id, self.session.generation)
+
+    def _records(self, id: str, key: str | None) -> list[str]:
+        claims = self.session.claims
+        assert claims is not None
+        records = [keys.command(claims.tenant, self.session.id, id)]
+        return [*records, keys.idempotency(claims.tenant, claims.subject, key)] if key is not None else records
+
+    def _is_own(self, stream: Stream) -> bool:
+        claims = self.session.claims
+        assert claims is not None
+        return str(stream) in (keys.session_stream(self.session.id), keys.user_stream(claims.subject))
+
+    def _count(self, frame: dict[str, Any]) -> None:
+        if frame["type"] == "error":
+            metrics.frame_errors.labels(frame["code"]).inc()
+        elif frame["type"] == "gap":
+            metrics.gaps.labels(frame["reason"]).inc()
+
+
+async def _again(call: Callable[[], Awaitable[Page]]) -> Page:
+    """Repeats a read until Redis answers."""
+    failures = 0
+    while True:
+        try:
+            return await call()
+        except Unavailable:
+            metrics.redis_errors.labels("read").inc()
+            await asyncio.sleep(_AGAIN_S[min(failures, len(_AGAIN_S) - 1)])
+            failures += 1
+
+
+def _parse(text: str | None) -> Cursor | None:
+    if text is None:
+        return None
+    try:
+        return parse_cursor(text)
+    except ValueError as error:
+        raise Refused.field("invalid_frame", "cursor", str(error)) from None

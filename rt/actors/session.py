@@ -1,0 +1,747 @@
+"""What one connection does, decided: (state, message) → effects. Read this first.
+
+No await, no clock, no I/O: the connection actor feeds it messages together with the time and the room in its outbox,
+and performs the effects that come back, in order. All of the promise about order and holes is kept here, by one rule:
+an event is forwarded when it is the next one after `sent`; for anything else the log is read. Nothing is buffered.
+While the log is read, or the client is slow, announcements only raise `top`, the goal of the next read.
+"""
+
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from rt import keys
+from rt.actors.frames import Ack, Connect, Frame, Ping, Pong, command_id
+from rt.actors.router import Handled, Router
+from rt.cursor import START, Cursor, parse_cursor
+from rt.errors import Refused
+from rt.events import created_job, is_final, seq_of
+from rt.keys import parse_stream
+from rt.streams.log import Page
+from rt.streams.replay import Gap, Head, join, place
+from rt.streams.sessions import Session as StoredSession
+from rt.streams.tail import Live
+from rt.tokens import Claims
+
+#: Streams that one session follows at most. Each costs a subscription and a place in every check of the tops.
+MAX_FOLLOWED = 1000
+#: Log reads under way for one connection: each brings a page of 64 KiB at most (or one event).
+MAX_READS = 2
+#: Malformed frames in a row before the connection is closed with 4502.
+MAX_MALFORMED = 20
+#: A token's holder is told this long before its end, and cut this long after it (clocks differ).
+EXPIRING_S = 60.0
+LEEWAY_S = 10.0
+#: Time between `reconnect` and the close: what is under way may still arrive.
+DRAIN_CLOSE_S = 3.0
+
+
+# Messages
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A decoded WebSocket message: a frame or an array of frames."""
+
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Malformed:
+    """A WebSocket message that could not be decoded."""
+
+    error: Refused
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The answer to `Open`. `heads` has every stream to follow; `missing` those whose log and meta were gone."""
+
+    stored: StoredSession
+    claims: Claims
+    expires_in_s: float
+    given: dict[str, Cursor]
+    heads: dict[str, Head]
+    missing: frozenset[str]
+    user_from: Cursor | None
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    stream: str
+    live: Live
+
+
+@dataclass(frozen=True, slots=True)
+class Missed:
+    """An announcement up to `top` could not be put into the mailbox."""
+
+    stream: str
+    top: int
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    stream: str
+    head: Head
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """The answer to `Watch`: announcements are certain to arrive from here on."""
+
+    stream: str
+
+
+@dataclass(frozen=True, slots=True)
+class PageRead:
+    """The answer to `Read`."""
+
+    stream: str
+    ticket: int
+    page: Page
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """The outbox has room again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """The time that `next_tick` asked for has come."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A command's reply; `follow` is the job's stream that the server is to follow because of it."""
+
+    id: str | None
+    data: Any
+    follow: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    id: str | None
+    error: Refused
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribed:
+    id: str
+    stream: str
+    cursor: Cursor | None
+    head: Head
+
+
+@dataclass(frozen=True, slots=True)
+class Unsubscribed:
+    id: str
+    stream: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refreshed:
+    id: str
+    claims: Claims
+    expires_in_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class TakenOver:
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Draining:
+    """The process ends; this client comes back `delay_ms` after the close."""
+
+    delay_ms: int
+
+
+Message = (
+    Received
+    | Malformed
+    | Opened
+    | News
+    | Missed
+    | Checked
+    | Watched
+    | PageRead
+    | Drained
+    | Tick
+    | Answered
+    | Failed
+    | Subscribed
+    | Unsubscribed
+    | Refreshed
+    | TakenOver
+    | Draining
+)
+
+# Effects
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """A control frame."""
+
+    frame: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """Stored events, as they are."""
+
+    events: list[bytes]
+    replayed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """Authenticate, open the session, look at its streams; answer with `Opened`, or close."""
+
+    connect: Connect
+    cursors: dict[str, Cursor]
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    stream: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unwatch:
+    stream: str
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    stream: str
+    after: int
+    ticket: int
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """Fields of the session's hash to be stored with the next flush ("" deletes), and the user stream's acknowledgement."""
+
+    fields: dict[str, str]
+    furthest: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A command, for the connection's lane: one after the other, in order."""
+
+    command: Frame | Handled
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    code: int
+    reason: str
+
+
+Effect = Send | Forward | Open | Watch | Unwatch | Read | Store | Run | Close
+
+
+@dataclass(slots=True)
+class Follow:
+    """A stream that the session follows. `epoch` "" until its first page is read."""
+
+    epoch: str
+    sent: int
+    top: int
+    acked: int
+    #: The `job.created` that announced it: stream and seq.
+    origin: tuple[str, int] | None = None
+    #: The seq of the terminal event, once it was seen.
+    final: int | None = None
+    watching: bool = False
+    watched: bool = False
+    #: Reads are numbered: the answer to an older question is not looked at.
+    ticket: int = 0
+    reading: bool = False
+    #: Whether the last event that the client has may be the terminal one, which the next read has to find out.
+    look_back: bool = False
+    pinged: int = 0
+
+    def stored(self) -> str:
+        cursor = str(Cursor(self.epoch, self.acked)) if self.epoch else "0"
+        return cursor if self.origin is None else f"{cursor} {self.origin[0]} {self.origin[1]}"
+
+
+@dataclass(slots=True)
+class Config:
+    heartbeat_s: float = 20.0
+    connect_timeout_s: float = 10.0
+    max_message_bytes: int = 262_144
+
+
+class Session:
+    """The state of one connection and its session."""
+
+    def __init__(self, router: Router, config: Config, now: float) -> None:
+        self._router = router
+        self._config = config
+        self.id = ""
+        self.generation = 0
+        self.claims: Claims | None = None
+        self.batch = False
+        self.closed = False
+        self.follows: dict[str, Follow] = {}
+        #: Jobs that are done with, and where they were announced: kept until that announcement is acknowledged.
+        self._done: dict[str, tuple[str, int]] = {}
+        self._wanted: dict[str, None] = {}
+        self._reads = 0
+        self._malformed = 0
+        self._opening = False
+        self._received_at = now
+        self._connect_by = now + config.connect_timeout_s
+        self._ping_at = now + config.heartbeat_s
+        self._expires_at = float("inf")
+        self._expiring_at = float("inf")
+        self._drain_close_at = float("inf")
+        self._draining = False
+
+    @property
+    def connected(self) -> bool:
+        return self.claims is not None
+
+    def next_tick(self) -> float:
+        """When a Tick is wanted."""
+        if not self.connected:
+            return self._connect_by
+        silent_at = self._received_at + 2 * self._config.heartbeat_s
+        return min(silent_at, self._ping_at, self._expires_at, self._expiring_at, self._drain_close_at)
+
+    def handle(self, message: Message, now: float, room: int) -> list[Effect]:
+        """`now` in seconds of any steady clock; `room` is how many bytes the outbox can take (0 or less: none)."""
+        if self.closed:
+            return []
+        effects = list(self._handle(message, now, room))
+        effects += self._reads_due(room - _bytes(effects))
+        return effects
+
+    def _handle(self, message: Message, now: float, room: int) -> Iterator[Effect]:
+        match message:
+            case Received(value):
+                self._received_at = now
+                yield from self._message(value)
+            case Malformed(error):
+                self._received_at = now
+                yield from self._bad(None, error)
+            case News(stream, live):
+                yield from self._news(stream, live, room)
+            case PageRead(stream, ticket, page):
+                yield from self._page(stream, ticket, page)
+            case Watched(stream):
+                if follow := self.follows.get(stream):
+                    follow.watched = True
+                    self._want(stream)
+            case Missed(stream, top):
+                if follow := self.follows.get(stream):
+                    follow.top = max(follow.top, top)
+                    self._want(stream)
+            case Checked(stream, head):
+                follow = self.follows.get(stream)
+                if follow and follow.watched and (head.epoch != follow.epoch or head.top != follow.sent):
+                    self._want(stream)
+            case Drained():
+                pass  # what waits for room is read below
+            case Tick():
+                yield from self._tick(now)
+            case Opened():
+                yield from self._opened(message, now)
+            case Answered(id, data, follow_stream):
+                if id is not None:
+                    yield Send({"type": "reply", "id": id, "data": data})
+                if follow_stream is not None:
+                    yield from self._follow_job(follow_stream, None)
+            case Failed(id, error):
+                yield Send(error.frame(id))
+            case Subscribed():
+                yield from self._subscribed(message)
+            case Unsubscribed(id, stream):
+                if self.follows.pop(stream, None):
+                    self._wanted.pop(stream, None)
+                    yield Unwatch(stream)
+                    yield Store({f"c:{stream}": ""})
+                yield Send({"type": "reply", "id": id, "data": {}})
+            case Refreshed(id, claims, expires_in_s):
+                self.claims = claims
+                self._expire(now, expires_in_s)
+                yield Send({"type": "reply", "id": id, "data": {"expires_at": int(claims.expires_at * 1000)}})
+            case TakenOver(generation):
+                if self.connected and generation > self.generation:
+                    yield from self._close(4003, "taken over by a newer connection")
+            case Draining(delay_ms):
+                if self.connected and not self._draining:
+                    self._draining = True
+                    self._drain_close_at = now + DRAIN_CLOSE_S
+                    yield Send({"type": "reconnect", "delay_ms": delay_ms, "reason": "deploy"})
+                elif not self.connected:
+                    yield from self._close(1012, "restarting")
+
+    # what the client sends
+
+    def _message(self, value: Any) -> Iterator[Effect]:
+        for frame in value if isinstance(value, list) else [value]:
+            yield from self._frame(frame)
+            if self.closed:
+                return
+
+    def _frame(self, value: Any) -> Iterator[Effect]:
+        try:
+            routed = self._router.route(value)
+            if not self.connected and not isinstance(routed, Connect):
+                raise Refused("not_connected", "the first frame must be `connect`")
+            match routed:
+                case Connect():
+                    if self._opening or self.connected:
+                        raise Refused("invalid_frame", "this connection is connected already")
+                    cursors = {name: _cursor(name, text) for name, text in (routed.cursors or {}).items()}
+                    self._opening = True
+                    self.batch = routed.batch
+                    yield Open(routed, cursors)
+                case Ack():
+                    yield from self._ack(routed.cursors)
+                case Ping():
+                    yield Send({"type": "pong"})
+                case Pong():
+                    pass
+                case _:
+                    yield Run(routed)
+        except Refused as error:
+            yield from self._bad(command_id(value), error)
+        else:
+            self._malformed = 0
+
+    def _bad(self, id: str | None, error: Refused) -> Iterator[Effect]:
+        yield Send(error.frame(id))
+        self._malformed += 1
+        if self._malformed >= MAX_MALFORMED:
+            yield from self._close(4502, f"{MAX_MALFORMED} malformed frames in a row")
+
+    def _ack(self, cursors: dict[str, int | str]) -> Iterator[Effect]:
+        acknowledged: list[tuple[str, Follow, int]] = []
+        for stream, value in cursors.items():
+            parse_stream(stream, f"cursors.{stream[:64]}")
+            cursor = _cursor(stream, value) if isinstance(value, str) else None
+            seq = cursor.seq if cursor is not None else value
+            assert isinstance(seq, int)
+            if seq < 0:
+                raise Refused.field("invalid_frame", f"cursors.{stream}", "a seq is not negative")
+            follow = self.follows.get(stream)
+            if follow is None or (cursor is not None and cursor.epoch != follow.epoch):
+                continue
+            if seq > max(follow.top, follow.sent):
+                raise Refused.field("invalid_frame", f"cursors.{stream}", f"the newest event is {max(follow.top, follow.sent)}")
+            if follow.acked < seq <= follow.sent:
+                acknowledged.append((stream, follow, seq))
+        fields: dict[str, str] = {}
+        furthest = ""
+        for stream, follow, seq in acknowledged:
+            follow.acked = seq
+            if self.claims is not None and stream == keys.user_stream(self.claims.subject):
+                furthest = str(Cursor(follow.epoch, seq))
+            if follow.final is not None and seq >= follow.final:
+                fields |= self._finish(stream, follow)
+            else:
+                fields[f"c:{stream}"] = follow.stored()
+            for job, (by, created) in list(self._done.items()):
+                if by == stream and created <= seq:
+                    del self._done[job]
+                    fields[f"d:{job}"] = ""
+        if fields:
+            yield Store(fields, furthest)
+
+    def _finish(self, stream: str, follow: Follow) -> dict[str, str]:
+        """The terminal event of a job was acknowledged: it is not followed again, nor because its `job.created` comes again."""
+        del self.follows[stream]
+        self._wanted.pop(stream, None)
+        fields = {f"c:{stream}": ""}
+        if follow.origin is not None:
+            by, seq = follow.origin
+            announcing = self.follows.get(by)
+            if announcing is None or announcing.acked < seq:
+                self._done[stream] = follow.origin
+                fields[f"d:{stream}"] = f"{by} {seq}"
+        return fields
+
+    # connecting
+
+    def _opened(self, opened: Opened, now: float) -> Iterator[Effect]:
+        stored, self.claims = opened.stored, opened.claims
+        self.id, self.generation, self._done = stored.id, stored.generation, dict(stored.done)
+        self._expire(now, opened.expires_in_s)
+        self._ping_at = now + self._config.heartbeat_s
+        own, user = keys.session_stream(self.id), keys.user_stream(self.claims.subject)
+        streams: dict[str, Any] = {}
+        after: list[Effect] = []
+        fields: dict[str, str] = {}
+        for stream, head in opened.heads.items():
+            known = stored.cursors.get(stream)
+            cursor = known.cursor if known else None
+            if stored.resumed and stream in opened.given:
+                cursor = opened.given[stream]
+            elif cursor is None and stream == user:
+                cursor = opened.user_from
+            placed = place(cursor or START, head)
+            streams[stream] = {"epoch": head.epoch, "seq": head.top, "recovered": placed.gap is None}
+            if placed.gap:
+                after.append(_gap_frame(stream, head.epoch, placed.gap))
+            if stream in opened.missing and stream not in (own, user) and stream.startswith("job:"):
+                # The job is forgotten, terminal event and all: nothing will ever come.
+                fields[f"c:{stream}"] = ""
+                continue
+            follow = Follow(head.epoch, placed.seq, head.top, placed.seq, known.origin if known else None)
+            follow.look_back = stream.startswith("job:") and placed.seq > 0
+            follow.pinged = head.top
+            self.follows[stream] = follow
+            fields[f"c:{stream}"] = follow.stored()
+            after.extend(self._watch(stream, follow))
+        frame = {
+            "type": "connected",
+            "session": self.id,
+            "resumed": stored.resumed,
+            "subject": self.claims.subject,
+            "heartbeat_s": self._config.heartbeat_s,
+            "max_message_bytes": self._config.max_message_bytes,
+            "expires_at": int(self.claims.expires_at * 1000),
+            "streams": streams,
+        }
+        yield Send(frame)
+        yield Store(fields)
+        yield from after
+
+    def _expire(self, now: float, expires_in_s: float) -> None:
+        self._expires_at = now + expires_in_s + LEEWAY_S
+        self._expiring_at = max(now, now + expires_in_s - EXPIRING_S) if expires_in_s > 0 else float("inf")
+
+    # following
+
+    def _subscribed(self, message: Subscribed) -> Iterator[Effect]:
+        stream, head = message.stream, message.head
+        follow = self.follows.get(stream)
+        gap = None
+        if follow is None or message.cursor is not None:
+            placed = place(message.cursor if message.cursor is not None else Cursor(head.epoch, head.top), head)
+            gap = placed.gap
+            if follow is None:
+                if len(self.follows) >= MAX_FOLLOWED:
+                    yield Send(Refused("rate_limited", f"a session follows {MAX_FOLLOWED} streams at most").frame(message.id))
+                    return
+                follow = self.follows[stream] = Follow(head.epoch, placed.seq, head.top, placed.seq)
+            else:
+                follow.epoch, follow.sent, follow.final = head.epoch, placed.seq, None
+                follow.top = max(follow.top, head.top)
+                follow.acked = min(follow.acked, placed.seq) if gap is None else placed.seq
+            follow.ticket += 1  # a read that is under way answers another question
+            follow.pinged = head.top
+            yield Store({f"c:{stream}": follow.stored()})
+        frame = {"type": "subscribed", "id": message.id, "stream": stream, "epoch": head.epoch, "seq": head.top, "recovered": gap is None}
+        yield Send(frame)
+        if gap:
+            yield _gap_frame(stream, head.epoch, gap)
+        if follow.watched and follow.watching:
+            self._want(stream)
+        yield from self._watch(stream, follow)
+
+    def _follow_job(self, stream: str, origin: tuple[str, int] | None) -> Iterator[Effect]:
+        """Begins to follow a job that was announced, or submitted here; says so once its first page is read."""
+        follow = self.follows.get(stream)
+        if follow is not None:
+            if origin is not None and follow.origin is None:
+                follow.origin = origin
+                yield Store({f"c:{stream}": follow.stored()})
+            return
+        if stream in self._done or len(self.follows) >= MAX_FOLLOWED:
+            return
+        follow = self.follows[stream] = Follow("", 0, 0, 0, origin)
+        yield Store({f"c:{stream}": follow.stored()})
+        yield from self._watch(stream, follow)
+
+    def _watch(self, stream: str, follow: Follow) -> Iterator[Effect]:
+        if not follow.watching:
+            follow.watching = True
+            yield Watch(stream)
+
+    # what streams bring
+
+    def _news(self, stream: str, live: Live, room: int) -> Iterator[Effect]:
+        follow = self.follows.get(stream)
+        if follow is None:
+            return
+        if follow.epoch in (live.epoch, ""):
+            follow.top = max(follow.top, live.last)
+        elif follow.reading:
+            self._want(stream)
+        if not follow.watched or follow.reading or stream in self._wanted:
+            return  # a read is under way or will be; it goes as far as `top`
+        match join(follow.epoch, follow.sent, live.epoch, live.first, live.last):
+            case "next" if live.events is not None and room > 0:
+                yield from self._forward(stream, follow, live.events[follow.sent + 1 - live.first :], replayed=False)
+            case "old":
+                pass
+            case _:
+                self._want(stream)
+
+    def _page(self, stream: str, ticket: int, page: Page) -> Iterator[Effect]:
+        self._reads -= 1
+        follow = self.follows.get(stream)
+        if follow is None:
+            return
+        follow.reading = False
+        if ticket != follow.ticket:
+            self._want(stream)
+            return
+        head, events = page.head, page.events
+        if follow.epoch == "":
+            placed = place(START, head)
+            follow.epoch, follow.sent = head.epoch, placed.seq
+            frame = {"type": "subscribed", "stream": stream, "epoch": head.epoch, "seq": head.top, "recovered": placed.gap is None}
+            yield Send(frame)
+            if placed.gap:
+                yield _gap_frame(stream, head.epoch, placed.gap)
+            follow.pinged = head.top
+            yield Store({f"c:{stream}": follow.stored()})
+        elif follow.epoch != head.epoch or head.top < follow.sent or head.first > follow.sent + 1:
+            events = yield from self._moved(stream, follow, head, events)
+        follow.top = head.top if follow.top < head.top or follow.epoch != head.epoch else follow.top
+        yield from self._read_events(stream, follow, head, events)
+        if follow.sent < max(follow.top, head.top) and stream in self.follows:
+            self._want(stream)
+
+    def _moved(self, stream: str, follow: Follow, head: Head, events: list[bytes]) -> Generator[Effect, None, list[bytes]]:
+        """The log is not what it was: another epoch, or its beginning is gone. Returns the events that still follow."""
+        placed = place(Cursor(follow.epoch, follow.sent), head)
+        if follow.epoch != head.epoch:
+            frame = {"type": "subscribed", "stream": stream, "epoch": head.epoch, "seq": head.top, "recovered": placed.gap is None}
+            yield Send(frame)
+        if placed.gap:
+            yield _gap_frame(stream, head.epoch, placed.gap)
+        moved_back = placed.seq < follow.sent
+        follow.epoch, follow.sent, follow.top = head.epoch, placed.seq, head.top
+        # What was acknowledged under the old epoch says nothing about the new one's numbers, unless nothing was lost.
+        follow.acked = min(follow.acked, placed.seq) if placed.moved or (placed.gap and placed.gap.first) else placed.seq
+        yield Store({f"c:{stream}": follow.stored()})
+        return [] if moved_back else events
+
+    def _read_events(self, stream: str, follow: Follow, head: Head, events: list[bytes]) -> Iterator[Effect]:
+        look_back, follow.look_back = follow.look_back, False
+        run: list[bytes] = []
+        expected = follow.sent + 1
+        for raw in events:
+            seq = seq_of(raw)
+            if seq < expected:
+                if look_back and is_final(raw):
+                    follow.final = seq
+                continue
+            if seq > expected:
+                # Entries were taken out of the middle of the log by hand: said, and never asked for again.
+                yield from self._forward(stream, follow, run, replayed=True)
+                run = []
+                yield _gap_frame(stream, head.epoch, Gap("expired", expected, seq - 1))
+                follow.sent = seq - 1
+            run.append(raw)
+            expected = seq + 1
+        yield from self._forward(stream, follow, run, replayed=True)
+        if not events and follow.sent < head.top and head.first <= follow.sent + 1:
+            yield _gap_frame(stream, head.epoch, Gap("expired", follow.sent + 1, head.top))
+            follow.sent = head.top
+        if follow.final is not None:
+            if follow.watching:
+                follow.watching = follow.watched = False
+                yield Unwatch(stream)
+            if follow.acked >= follow.final:
+                yield Store(self._finish(stream, follow))
+
+    def _forward(self, stream: str, follow: Follow, events: list[bytes], *, replayed: bool) -> Iterator[Effect]:
+        if not events:
+            return
+        yield Forward(events, replayed)
+        first, follow.sent = follow.sent + 1, follow.sent + len(events)
+        follow.top = max(follow.top, follow.sent)
+        if stream.startswith("job:"):
+            if is_final(events[-1]):
+                follow.final = follow.sent
+                if not replayed and follow.watching:
+                    follow.watching = follow.watched = False
+                    yield Unwatch(stream)
+            return
+        for seq, raw in enumerate(events, first):
+            if job := created_job(raw):
+                yield from self._follow_job(keys.job_stream(job), (stream, seq))
+
+    def _want(self, stream: str) -> None:
+        self._wanted[stream] = None
+
+    def _reads_due(self, room: int) -> Iterable[Effect]:
+        """Asks for pages while there is room: one read a stream, few at a time, in turn."""
+        if not self._wanted or room <= 0 or self.closed:
+            return
+        for stream in list(self._wanted):
+            if self._reads >= MAX_READS:
+                return
+            follow = self.follows.get(stream)
+            if follow is None:
+                del self._wanted[stream]
+            elif not follow.reading and follow.watched:
+                del self._wanted[stream]
+                follow.reading = True
+                follow.ticket += 1
+                self._reads += 1
+                yield Read(stream, follow.sent - 1 if follow.look_back else follow.sent, follow.ticket)
+
+    # time
+
+    def _tick(self, now: float) -> Iterator[Effect]:
+        if not self.connected:
+            if now >= self._connect_by:
+                yield from self._close(4506, "no connect frame in time")
+            return
+        if now >= self._drain_close_at:
+            yield from self._close(4000, "draining")
+        elif now >= self._expires_at:
+            yield Send(Refused("token_expired", "the token has expired").frame())
+            yield from self._close(4004, "token expired")
+        elif now >= self._received_at + 2 * self._config.heartbeat_s:
+            yield from self._close(4001, "no frame for two heartbeats")
+        else:
+            if now >= self._expiring_at:
+                self._expiring_at = float("inf")
+                yield Send({"type": "token_expiring", "expires_in_s": max(0, round(self._expires_at - LEEWAY_S - now))})
+            if now >= self._ping_at:
+                self._ping_at = now + self._config.heartbeat_s
+                frame: dict[str, Any] = {"type": "ping"}
+                if moved := {name: one.top for name, one in self.follows.items() if one.top > one.pinged}:
+                    frame["positions"] = moved
+                    for name in moved:
+                        self.follows[name].pinged = self.follows[name].top
+                yield Send(frame)
+
+    def _close(self, code: int, reason: str) -> Iterator[Effect]:
+        self.closed = True
+        yield Close(code, reason)
+
+
+def _gap_frame(stream: str, epoch: str, gap: Gap) -> Send:
+    frame: dict[str, Any] = {"type": "gap", "stream": stream, "epoch": epoch, "reason": gap.reason}
+    if gap.first is not None:
+        frame |= {"from": gap.first, "to": gap.last}
+    return Send(frame)
+
+
+def _cursor(stream: str, text: str) -> Cursor:
+    parse_stream(stream, f"cursors.{stream[:64]}")
+    try:
+        return parse_cursor(text)
+    except ValueError as error:
+        raise Refused.field("invalid_frame", f"cursors.{stream}", str(error)) from None
+
+
+def _bytes(effects: list[Effect]) -> int:
+    return sum(sum(map(len, one.events)) for one in effects if isinstance(one, Forward))

@@ -1,0 +1,164 @@
+"""Running a web process: uvicorn from code, the ready line, and a drain that sends clients away one by one."""
+
+import asyncio
+import contextlib
+import random
+import signal
+import socket
+from typing import Any
+
+import uvicorn
+
+from rt.actors.connection import ConnectionActor
+from rt.actors.session import Draining
+from rt.api.app import create_app
+from rt.api.services import Services
+from rt.api.wire import WebSocketProtocol
+from rt.app import App
+from rt.errors import Unavailable
+from rt.jobs.worker import Worker, run_until_stopped
+from rt.redis import Store
+from rt.settings import BadSettings, Settings
+from rt.telemetry import get_logger, metrics
+
+log = get_logger("rt.serve")
+
+#: After the last drained connection, for responses that are still being written.
+GRACE_S = 3
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, which would close every WebSocket at once with 1012 and only then tell the application."""
+
+    def __init__(self, config: uvicorn.Config, settings: Settings, web: Any) -> None:
+        super().__init__(config)
+        self._settings = settings
+        self._web = web
+        self.ready = asyncio.Event()
+
+    def install_signal_handlers(self) -> None:
+        """The caller's loop handles signals."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Any:
+        """uvicorn would raise the signal again at the end and so end with another exit code than 0."""
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if not self.should_exit:
+            self.ready.set()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        services: Services | None = getattr(self._web.state, "services", None)
+        if services is not None:
+            await drain(services, self._settings)
+        await super().shutdown(sockets)
+
+    @property
+    def port(self) -> int:
+        return int(self.servers[0].sockets[0].getsockname()[1])
+
+
+async def drain(services: Services, settings: Settings) -> None:
+    """Not ready at once; every client is told when to come back; cursors are stored; then connections end with 4000.
+
+    The delays are spread over as many seconds as the fleet needs to take everybody back at `accept_rate` a second, so
+    that a deploy is no stampede.
+    """
+    services.draining.set()
+    metrics.draining.set(1)
+    actors = [one for one in services.supervisor.actors if isinstance(one, ConnectionActor)]
+    window_ms = max(500.0, len(actors) / settings.accept_rate * 1000)
+    for actor in actors:
+        actor.tell(Draining(int(random.uniform(0, window_ms))))
+    if actors:
+        log.info("draining", connections=len(actors), over_ms=int(window_ms))
+    deadline = asyncio.get_running_loop().time() + settings.drain_s
+    while services.supervisor.actors and asyncio.get_running_loop().time() < deadline:
+        await asyncio.sleep(0.05)
+    with contextlib.suppress(Unavailable):
+        await services.cursors.flush()
+
+
+def make_server(app: App, settings: Settings) -> Server:
+    """A configured server that is not running yet. Raises BadSettings when the secret is missing."""
+    if settings.secret is None:
+        raise BadSettings(
+            "RT_SECRET is not set: it signs tokens; make one with `python -c 'import secrets; print(secrets.token_hex(32))'`, "
+            "or use `rt dev`, which keeps its own"
+        )
+    web = create_app(app, settings)
+    config = uvicorn.Config(
+        web,
+        host=settings.host,
+        port=settings.port,
+        ws=WebSocketProtocol,
+        ws_max_size=settings.max_message_bytes * 4,
+        ws_per_message_deflate=settings.deflate,
+        ws_ping_interval=20,
+        ws_ping_timeout=20,
+        timeout_graceful_shutdown=GRACE_S,
+        workers=1,
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        date_header=False,
+        lifespan="on",
+    )
+    return Server(config, settings, web)
+
+
+def serve_web(app: App, settings: Settings) -> int:
+    """Runs a web process until SIGTERM or SIGINT; returns the exit code (1 when it could not start).
+
+    Prints a line that starts with `ready http://` once it listens. A second signal ends it without waiting for clients.
+    Raises BadSettings.
+    """
+    server = make_server(app, settings)
+    with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
+        return runner.run(_serve(server, settings))
+
+
+def serve_all(app: App, settings: Settings) -> int:
+    """A web process and a worker in one, for a store that only one process can see (`memory://`)."""
+    server = make_server(app, settings)
+    with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
+        return runner.run(_serve(server, settings, Worker, app))
+
+
+async def _serve(server: Server, settings: Settings, worker_type: type[Worker] | None = None, app: App | None = None) -> int:
+    loop = asyncio.get_running_loop()
+    store = Store.of(settings)
+    try:
+        with contextlib.suppress(Unavailable):
+            await store.refuse_cluster()
+        worker = worker_type(app, settings, store) if worker_type and app else None
+
+        def stop() -> None:
+            if server.should_exit:
+                server.force_exit = True
+            server.should_exit = True
+            if worker:
+                worker.stop()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop)
+        async with asyncio.TaskGroup() as group:
+            if worker:
+                group.create_task(run_until_stopped(worker))
+            serving = group.create_task(server.serve())
+            saying = group.create_task(_say_ready(server, settings))
+            await serving
+            saying.cancel()
+            if worker:
+                worker.stop()
+    finally:
+        await store.close()
+    return 0 if server.ready.is_set() else 1
+
+
+async def _say_ready(server: Server, settings: Settings) -> None:
+    await server.ready.wait()
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    print(f"ready http://{host}:{server.port}", flush=True)  # noqa: T201 - the line that hosts wait for

@@ -1,0 +1,76 @@
+"""uvicorn's WebSocket protocol with what it lacks. Leans on uvicorn's internals: its minor version is pinned.
+
+1. A message above the size limit closes with 4502, not 1009: the range tells our clients what to do.
+2. At most 64 fragments a message: `ws_max_size` counts bytes only, and empty fragments gather without limit.
+3. A connection can be given up: `close()` waits until the peer has read everything, which one that has stopped
+   reading never does. `scope["extensions"]["rt.abort"](code, reason)` writes the close frame and drops the transport.
+4. A peer whose control frames pile up unread, or whose keepalive is over, is given up the same way.
+"""
+
+import socket
+import sys
+from asyncio.transports import BaseTransport
+from typing import Any
+
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import Frame
+from websockets.http11 import Request
+from websockets.server import ServerProtocol
+
+MAX_FRAGMENTS = 64
+MAX_CONTROL_BYTES = 64 * 1024
+#: Between a close frame and the end of a transport whose peer does not answer.
+ABORT_AFTER_S = 2.0
+#: Unacknowledged data, or an unacknowledged keepalive, for this long is a dead peer (Linux).
+USER_TIMEOUT_MS = 30_000
+
+
+class _Connection(ServerProtocol):
+    def fail(self, code: int, reason: str = "") -> None:
+        super().fail(4502 if code == 1009 else code, reason)
+
+
+class WebSocketProtocol(WebSocketsSansIOProtocol):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.conn.__class__ = _Connection
+
+    def connection_made(self, transport: BaseTransport) -> None:
+        super().connection_made(transport)
+        raw = transport.get_extra_info("socket")
+        if raw is not None and sys.platform == "linux" and raw.family in (socket.AF_INET, socket.AF_INET6):
+            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
+
+    def handle_connect(self, event: Request) -> None:
+        super().handle_connect(event)
+        if hasattr(self, "scope"):
+            self.scope["extensions"]["rt.abort"] = self.abort  # type: ignore[index,typeddict-unknown-key]
+
+    def handle_cont(self, event: Frame) -> None:
+        if len(self.frames) >= MAX_FRAGMENTS:
+            self.abort(4502, "too many fragments")
+            return
+        super().handle_cont(event)
+
+    def handle_ping(self) -> None:
+        super().handle_ping()
+        if self.transport.get_write_buffer_size() > MAX_CONTROL_BYTES + 65536:
+            self.transport.abort()
+
+    def keepalive_timeout(self) -> None:
+        super().keepalive_timeout()
+        self.loop.call_later(ABORT_AFTER_S, self.transport.abort)
+
+    def abort(self, code: int, reason: str) -> None:
+        """Closes without waiting for what is unsent. Safe to call again, and on a closed connection."""
+        if self.close_sent or self.transport.is_closing():
+            self.transport.abort()
+            return
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
+        self.conn.fail(code, reason)
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.close_sent = True
+        # Nobody may wait for room in a transport that will not have any.
+        self.disconnected = True
+        self.writable.set()
+        self.loop.call_later(ABORT_AFTER_S, self.transport.abort)

@@ -47,7 +47,15 @@ class App:
         retry: Retry | None = None,
         keep: Callable[[Past], bool] | None = None,
     ) -> Callable[[F], F]: ...
-    def job(self, function: Any = None, *, name: str | None = None, retry: Retry | None = None, keep: Callable[[Past], bool] | None = None, **options: Any) -> Any:
+    def job(
+        self,
+        function: Any = None,
+        *,
+        name: str | None = None,
+        retry: Retry | None = None,
+        keep: Callable[[Past], bool] | None = None,
+        **options: Any,
+    ) -> Any:
         """Registers `async def job(job: JobContext, …)` or a plain `def` (run in a thread) under its name.
 
         The options are those of `rt.jobs.job.JobDef`. Raises TypeError for a signature that cannot be validated, and

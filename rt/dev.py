@@ -263,7 +263,7 @@ class Redis:
 
     async def wait_ready(self) -> None:
         """Raises RedisFailed when it ends before it answers. It answers once it has read its file, which may be long."""
-        while not self._server.answers():  # noqa: ASYNC110 - a server says "ready" to nobody but who asks
+        while not self._server.answers():
             await asyncio.sleep(0.01)
         self.ready.set()
 

@@ -20,8 +20,25 @@ TERMINAL = ("job.completed", "job.failed", "job.cancelled")
 #: Types that only the server writes.
 _RESERVED = ("job.", "presence.")
 _FRAMES = frozenset(
-    "connect ack ping pong subscribe unsubscribe publish refresh connected subscribed reply error gap token_expiring reconnect notification "
-    "message".split()
+    {
+        "connect",
+        "ack",
+        "ping",
+        "pong",
+        "subscribe",
+        "unsubscribe",
+        "publish",
+        "refresh",
+        "connected",
+        "subscribed",
+        "reply",
+        "error",
+        "gap",
+        "token_expiring",
+        "reconnect",
+        "notification",
+        "message",
+    }
 )
 _TYPE = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")
 
@@ -47,7 +64,9 @@ class Event(BaseModel):
         if type is None:
             return
         if not _TYPE.fullmatch(type) or type in _FRAMES or type.startswith(_RESERVED):
-            raise TypeError(f"{cls.__name__}: {type!r} cannot be an event's type (a letter, then letters, digits, . _ -; not a word of the protocol)")
+            raise TypeError(
+                f"{cls.__name__}: {type!r} cannot be an event's type (a letter, then letters, digits, . _ -; not a word of the protocol)"
+            )
         cls.type = type
 
     def __init_subclass__(cls, type: str | None = None, **kwargs: Any) -> None:

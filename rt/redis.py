@@ -269,5 +269,3 @@ def _fake_server(url: str) -> Any:
 def forget_memory(url: str) -> None:
     """Drops what a memory:// URL held; for tests, which each want an empty server."""
     _fake_servers.pop(url, None)
-
-

@@ -22,7 +22,7 @@ class BadSettings(RtError):
 
 
 class Retention(NamedTuple):
-    """What a stream keeps: at most about `length` events, none older than `age_s` seconds, and its log expires `age_s` after the last append."""
+    """What a stream keeps: about `length` events, none older than `age_s`; the log expires `age_s` after its last append."""
 
     length: int
     age_s: int
@@ -32,7 +32,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="RT_", extra="ignore", frozen=True)
 
     redis_url: str = Field("", validation_alias=AliasChoices("RT_REDIS_URL", "REDIS_TLS_URL", "REDIS_URL"))
-    """redis://, rediss://, unix:// or memory:// (fakeredis: one process, nothing persists). Empty: `rt dev` starts one, the others refuse."""
+    """redis://, rediss://, unix://, or memory:// (fakeredis: one process, nothing persists). Empty: only `rt dev` starts."""
     redis_connections: int = Field(20, ge=4)
     """Connections in a process's pool; two more are held for live reading and for leases."""
 

@@ -31,7 +31,9 @@ class Metrics:
     events_sent = Counter("rt_events_sent_total", "Stream events sent to sockets.", registry=REGISTRY)
     events_replayed = Counter("rt_events_replayed_total", "Of those, events read from the log.", registry=REGISTRY)
     gaps = Counter("rt_gaps_total", "Losses that were announced.", ["reason"], registry=REGISTRY)
-    slow_consumers = Counter("rt_slow_consumers_total", "Connections that fell back to the log, or were closed.", ["what"], registry=REGISTRY)
+    slow_consumers = Counter(
+        "rt_slow_consumers_total", "Connections that fell back to the log, or were closed.", ["what"], registry=REGISTRY
+    )
     mailbox_full = Counter("rt_mailbox_full_total", "Live events not put into a full mailbox (read from the log later).", registry=REGISTRY)
     repairs = Counter("rt_live_repairs_total", "Lost announcements found by a check of the tops.", registry=REGISTRY)
     command_seconds = Histogram("rt_command_seconds", "Command received to answer queued.", ["type"], registry=REGISTRY, buckets=_LATENCY)
@@ -42,7 +44,9 @@ class Metrics:
     job_seconds = Histogram(
         "rt_job_seconds", "A run's length.", ["job"], registry=REGISTRY, buckets=(0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60, 300, 1800)
     )
-    queue_wait_seconds = Histogram("rt_queue_wait_seconds", "Accepted to started.", ["job"], registry=REGISTRY, buckets=(*_LATENCY, 60, 600))
+    queue_wait_seconds = Histogram(
+        "rt_queue_wait_seconds", "Accepted to started.", ["job"], registry=REGISTRY, buckets=(*_LATENCY, 60, 600)
+    )
     jobs_running = Gauge("rt_jobs_running", "Jobs that run in this process.", registry=REGISTRY)
     queue_depth = Gauge("rt_queue_depth", "Jobs that wait, as last seen.", registry=REGISTRY)
     leases_lost = Counter("rt_leases_lost_total", "Runs that another attempt took over.", registry=REGISTRY)

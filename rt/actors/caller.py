@@ -93,7 +93,9 @@ class Connection:
         """Appends an event of a registered type, or any JSON value as a `message`, to a session:, user: or room: stream."""
         target = parse_stream(stream)
         await self._access.publish(self._claims, target)
-        type, data = (event.type, event.model_dump(mode="json")) if isinstance(event, Event) else ("message", {"from": self.subject, "data": event})
+        type, data = (
+            (event.type, event.model_dump(mode="json")) if isinstance(event, Event) else ("message", {"from": self.subject, "data": event})
+        )
         return await self._append(target, type, data)
 
     async def send(self, event: Event | Any) -> Published:
@@ -103,7 +105,9 @@ class Connection:
         return await self._append(target, type, data)
 
     async def _append(self, stream: Stream, type: str, data: Any) -> Published:
-        return await self._streams.publish(self.tenant, stream, stored_event(stream, type, data), hash="call", records=self._record(), by=self._by)
+        return await self._streams.publish(
+            self.tenant, stream, stored_event(stream, type, data), hash="call", records=self._record(), by=self._by
+        )
 
     def _record(self) -> list[str]:
         self._calls += 1

@@ -218,7 +218,7 @@ class ConnectionActor(Actor[s.Message | None]):
         return self.session.claims.tenant if self.session.claims else keys.DEFAULT_TENANT
 
     def tell(self, message: s.Message, key: object = None) -> None:
-        """A message from within the process: from the actor's own helpers, or from who drains. Of those with one key only the newest is kept."""
+        """A message from within the process. Of those with one `key` only the newest is kept."""
         quiet = not self._told
         self._told[key or object()] = message
         if quiet:
@@ -309,7 +309,9 @@ class ConnectionActor(Actor[s.Message | None]):
         if stored.resumed or connect.session is not None:
             metrics.resumes.labels("resumed" if stored.resumed else "unknown").inc()
         self.outbox.batch = connect.batch
-        self._entry = Entry(claims.tenant, claims.subject, stored.id, stored.generation, lambda: self.tell(s.TakenOver(stored.generation + 1)))
+        self._entry = Entry(
+            claims.tenant, claims.subject, stored.id, stored.generation, lambda: self.tell(s.TakenOver(stored.generation + 1))
+        )
         parts.cursors.add(self._entry)
         opened = s.Opened(stored, claims, claims.expires_at - time.time(), given, heads, missing, user_from)
         await self._step(opened)

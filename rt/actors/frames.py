@@ -133,6 +133,8 @@ def check(model: type[BaseModel], value: Any) -> Any:
 
 
 def refusal(error: ValidationError) -> Refused:
-    details = [{"loc": [str(part) for part in one["loc"]], "msg": one["msg"]} for one in error.errors(include_input=False, include_url=False)]
+    details = [
+        {"loc": [str(part) for part in one["loc"]], "msg": one["msg"]} for one in error.errors(include_input=False, include_url=False)
+    ]
     first = details[0]
     return Refused("invalid_frame", f"{'.'.join(first['loc']) or 'frame'}: {first['msg']}", details=details)

@@ -7,7 +7,7 @@ While the log is read, or the client is slow, announcements only raise `top`, th
 """
 
 from collections.abc import Generator, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from rt import keys

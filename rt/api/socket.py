@@ -98,21 +98,21 @@ class WebSocketEndpoint:
             return
 
     def _decode(self, message: MutableMapping[str, Any], msgpack: bool) -> s.Message:
-        text, raw = message.get("text"), message.get("bytes")
-        value: Any = text if text is not None else raw
-        size = len(raw) if raw is not None else len(text.encode()) if not text.isascii() else len(text)
+        text: str | None = message.get("text")
+        raw: bytes = message.get("bytes") or b""
+        size = len(raw) if text is None else len(text) if text.isascii() else len(text.encode())
         limit = self._settings.max_message_bytes
         try:
             if size > limit:
                 raise Refused("too_large", f"a message of {size} bytes; at most {limit} are taken")
             if msgpack:
-                if raw is None:
+                if text is not None:
                     raise Refused("invalid_frame", f"{MSGPACK} has binary messages only")
                 decoded = unpack(raw)
             else:
                 if text is None:
                     raise Refused("invalid_frame", f"{JSON} has text messages only")
-                decoded = from_json_bytes(value)
+                decoded = from_json_bytes(text)
         except DecodeError as error:
             return s.Malformed(Refused("invalid_frame" if msgpack else "invalid_json", str(error)))
         except TooDeep as error:

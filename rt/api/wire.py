@@ -44,7 +44,8 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     def handle_connect(self, event: Request) -> None:
         super().handle_connect(event)
         if hasattr(self, "scope"):
-            self.scope["extensions"]["rt.abort"] = self.abort  # type: ignore[index,typeddict-unknown-key]
+            extensions: dict[str, Any] = self.scope["extensions"]
+            extensions["rt.abort"] = self.abort
 
     def handle_cont(self, event: Frame) -> None:
         if len(self.frames) >= MAX_FRAGMENTS:

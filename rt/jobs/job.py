@@ -88,7 +88,9 @@ class JobDef:
         try:
             return self.model.model_validate(input)
         except ValidationError as error:
-            details = [{"loc": [loc, *map(str, one["loc"])], "msg": one["msg"]} for one in error.errors(include_input=False, include_url=False)]
+            details = [
+                {"loc": [loc, *map(str, one["loc"])], "msg": one["msg"]} for one in error.errors(include_input=False, include_url=False)
+            ]
             first = details[0]
             raise Refused("invalid_input", f"{'.'.join(first['loc'])}: {first['msg']}", details=details) from None
 

@@ -25,9 +25,7 @@ DELTA_CHARS = 4096
 class Outlet:
     """One attempt's way to its stream. `on_refused` is called once, when another attempt, an end or a cancel stands in the way."""
 
-    def __init__(
-        self, tenant: str, stream: str, fence: str, attempt: int, writer: Writer, on_refused: Callable[[Appended], None]
-    ) -> None:
+    def __init__(self, tenant: str, stream: str, fence: str, attempt: int, writer: Writer, on_refused: Callable[[Appended], None]) -> None:
         self._tenant, self._stream, self._fence, self._attempt = tenant, stream, fence, attempt
         self._writer = writer
         self._on_refused = on_refused

@@ -61,7 +61,7 @@ def _decode(raw: bytes) -> tuple[dict[str, Any], Codec]:
     return value, codec
 
 
-class _PlainUnpickler(pickle.Unpickler):  # noqa: S301 - nothing is built: every class is refused
+class _PlainUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         raise pickle.UnpicklingError("it holds an object; only plain data (str, int, float, bool, None, list, dict, tuple, set) is read")
 

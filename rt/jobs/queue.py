@@ -204,7 +204,14 @@ class JobQueue:
         return JobRecord(job_id, read.function, "queued", 0, "", "", (), read.enqueued_ms)
 
     async def list(
-        self, tenant: str, owner: str | None, *, status: str | None = None, job: str | None = None, limit: int = 50, after: str | None = None
+        self,
+        tenant: str,
+        owner: str | None,
+        *,
+        status: str | None = None,
+        job: str | None = None,
+        limit: int = 50,
+        after: str | None = None,
     ) -> tuple[list[JobRecord], str | None]:
         """Jobs, newest first, of one owner (None: of all), and the cursor of the next page or None.
 
@@ -298,4 +305,3 @@ def _list_cursor(after: str | None) -> tuple[str, int]:
     if not dot or not below.isascii() or not below.isdecimal() or not skip.isascii() or not skip.isdecimal() or len(after) > 32:
         raise Refused.field("invalid_frame", "cursor", "not a cursor of this list")
     return below, int(skip)
-

@@ -94,7 +94,9 @@ class Runner:
         try:
             payload = decode_job(claim.payload)
         except BadPayload as error:
-            return await self._settle(run, outlet, _UNREADABLE, Failed({"code": "invalid_input", "message": str(error), "temporary": False}))
+            return await self._settle(
+                run, outlet, _UNREADABLE, Failed({"code": "invalid_input", "message": str(error), "temporary": False})
+            )
         run.task = asyncio.create_task(self._attempt(run, outlet, payload), name=f"job {claim.id}")
         if run.stopped is not None:
             run.task.cancel()
@@ -191,7 +193,18 @@ class Runner:
             [keys.meta(claim.tenant, claim.stream), keys.jobs(claim.tenant)],
             [
                 *(claim.text("fence"), claim.id, self._settings.queue, int(timeout_s * 1000)),
-                *("job", payload.function, "created", payload.enqueued_ms, "max", job.max_attempts if job else 1, "owner", "", "reports", ""),
+                *(
+                    "job",
+                    payload.function,
+                    "created",
+                    payload.enqueued_ms,
+                    "max",
+                    job.max_attempts if job else 1,
+                    "owner",
+                    "",
+                    "reports",
+                    "",
+                ),
             ],
         )
         if deadline:
@@ -253,7 +266,10 @@ class Runner:
                     [keys.log(claim.tenant, claim.stream), keys.meta(claim.tenant, claim.stream), self._settings.queue],
                     [
                         *(new_epoch(), claim.id, claim.tenant, claim.text("fence"), kind, *self._streams.keep("job:-"), delay_ms),
-                        *(b"" if one is None and not (kind == "completed" and i == 0) else to_json_bytes(one) for i, one in enumerate(parts)),
+                        *(
+                            b"" if one is None and not (kind == "completed" and i == 0) else to_json_bytes(one)
+                            for i, one in enumerate(parts)
+                        ),
                         *(arq_result, self._settings.keep_result_s * 1000, len(batch), *batch),
                     ],
                 )

@@ -58,9 +58,7 @@ class Commands:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    async def once(
-        self, tenant: str, record: str, hash: str, effect: Callable[[], Awaitable[Any]], *, by: Authorship = NOBODY
-    ) -> Any:
+    async def once(self, tenant: str, record: str, hash: str, effect: Callable[[], Awaitable[Any]], *, by: Authorship = NOBODY) -> Any:
         """What `effect()` answered, now or the first time; a permanent refusal is remembered like an answer.
 
         Raises what `effect` raises, Refused("conflict") when the record belongs to another request, TakenOver, Unavailable.

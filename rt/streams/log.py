@@ -181,5 +181,3 @@ def _appended(reply: list[Any]) -> Appended:
             return Appended("cancelled", by=reply[1].decode())
         case _:
             return Appended("fenced")
-
-

@@ -1,8 +1,9 @@
 """What survives a connection: its session's owner, generation, and how far it has read each stream it follows.
 
-Fields of the hash: `owner`, `generation`, `c:<stream>` → the acknowledged cursor of a stream that is followed, with
-where it was announced for a job ("<cursor> <stream> <seq>"), and `d:<job stream>` → "<stream> <seq>" of the `job.created` of a job that is done with (its terminal event was
-acknowledged), kept until that `job.created` itself is acknowledged, so that its replay does not bring the job back.
+Fields of the hash: `owner`, `generation`; `c:<stream>` → the acknowledged cursor of a stream that is followed, for a
+job with where it was announced ("<cursor> <stream> <seq>"); and `d:<job stream>` → "<stream> <seq>" of the
+`job.created` of a job that is done with (its terminal event was acknowledged), kept until that `job.created` itself is
+acknowledged, so that its replay does not bring the job back.
 
 Writes are gathered per process and stored in one call about once a second (`Cursors`); a killed process costs its
 clients some repeated events, which they drop by seq, and nothing else.
@@ -71,7 +72,9 @@ async def open_session(store: Store, settings: Settings, tenant: str, subject: s
                         session.done[stream] = (by, int(seq))
                 return session
     new = secrets.token_urlsafe(32)  # 256 bits: the id is what a thief would have to guess
-    await store.run(SESSIONS, [keys.cursors(tenant, new), keys.live(tenant, keys.session_stream(new))], [subject, settings.session_ttl_s, "1"])
+    await store.run(
+        SESSIONS, [keys.cursors(tenant, new), keys.live(tenant, keys.session_stream(new))], [subject, settings.session_ttl_s, "1"]
+    )
     return Session(new, 1, False)
 
 

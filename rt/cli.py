@@ -59,7 +59,7 @@ cli = typer.Typer(name="rt", help="Real-time AI backend: durable streams, jobs, 
 job = typer.Typer(name="job", help="Submits, follows, cancels and lists jobs over HTTP.")
 cli.add_typer(job)
 
-AppName = Annotated[str, typer.Argument(metavar="[APP]", help="module:attribute of an App.", show_default=True)]
+AppName = Annotated[str, typer.Argument(metavar="APP", help="module:attribute of an App.", show_default=True)]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object per line.")]
 Url = Annotated[str, typer.Option("--url", envvar="RT_URL", help="The server. Default: a running `rt dev`'s, else http://127.0.0.1:8000.")]
 Token = Annotated[str, typer.Option("--token", envvar="RT_TOKEN", help="Default: made for the subject cli with RT_SECRET or .rt/secret.")]
@@ -305,7 +305,7 @@ def _test_event(remote: "Remote") -> "Check":
 @job.command()
 def submit(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The job's registered name.")],
-    fields: Annotated[list[str] | None, typer.Argument(metavar="[FIELD=TEXT | FIELD:=JSON]...", help="Members of the input.")] = None,
+    fields: Annotated[list[str] | None, typer.Argument(metavar="FIELD=TEXT|FIELD:=JSON", help="Members of the input.")] = None,
     given: Annotated[str, typer.Option("--input", help="The input as a JSON object; - reads it from standard input.")] = "{}",
     stream: Annotated[str | None, typer.Option(help="Who is told: session:…, user:… or room:….")] = None,
     idempotency_key: Annotated[str | None, typer.Option(help="The same key and input again is the same job.")] = None,
@@ -619,10 +619,11 @@ class Screen:
 
     def _write(self, text: str) -> None:
         self._stop_bar()
+        # Noted before it is written: Ctrl-C may come in between, and one empty line too many is the lesser harm.
+        self._open_line = not text.endswith("\n") if text else self._open_line
+        self._text = True
         sys.stdout.write(visible(text))
         sys.stdout.flush()
-        self._text = True
-        self._open_line = not text.endswith("\n") if text else self._open_line
 
     def _out(self, text: str) -> None:
         self.close()

@@ -14,7 +14,7 @@ from typing import Any
 import jwt
 
 from rt.errors import Refused
-from rt.keys import DEFAULT_TENANT
+from rt.keys import DEFAULT_TENANT, escape
 
 SCOPES = ("jobs:write", "jobs:read", "streams:publish", "streams:read", "notifications:send", "admin")
 #: What a token of `rt token` may do when nothing is asked for.
@@ -22,7 +22,8 @@ DEFAULT_SCOPES = SCOPES[:4]
 
 _ALGORITHM = "HS256"
 _TENANT = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_SUBJECT_CHARS = 256
+#: As it stands in `user:<subject>`: escaped, so that letters beyond ASCII count for six or more.
+_SUBJECT_CHARS = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,9 @@ def mint(secret: str, sub: str, scopes: Sequence[str], ttl_s: int, tenant: str |
     if unknown:
         raise ValueError(f"unknown scope {', '.join(map(repr, unknown))}; known are {', '.join(SCOPES)}")
     if not _is_subject(sub):
-        raise ValueError(f"a subject is 1 to {_SUBJECT_CHARS} characters, none of them a control character")
+        raise ValueError(
+            f"a subject is 1 to {_SUBJECT_CHARS} characters once percent-encoded, none of them a control character"
+        )
     if tenant is not None and not _TENANT.fullmatch(tenant):
         raise ValueError("a tenant is 1 to 64 of A-Z a-z 0-9 _ -")
     if ttl_s < 1:
@@ -85,7 +88,10 @@ def verify(secret: str, token: str, leeway_s: int = 10) -> Claims:
         raise Refused("unauthorized", "the token is not valid") from None
     subject, tenant = claims["sub"], claims.get("tenant", DEFAULT_TENANT)
     if not _is_subject(subject):
-        raise Refused("unauthorized", f"the token's sub must be 1 to {_SUBJECT_CHARS} characters, none of them a control character")
+        raise Refused(
+            "unauthorized",
+            f"the token's sub must be 1 to {_SUBJECT_CHARS} characters once percent-encoded, none of them a control character",
+        )
     if not isinstance(tenant, str) or not _TENANT.fullmatch(tenant):
         raise Refused("unauthorized", "the token's tenant must be 1 to 64 of A-Z a-z 0-9 _ -")
     return Claims(subject, tenant, _scopes(claims), float(claims["exp"]))
@@ -95,7 +101,7 @@ def _is_subject(value: object) -> bool:
     if not isinstance(value, str) or not 1 <= len(value) <= _SUBJECT_CHARS:
         return False
     # Cc: control characters, which forge lines in logs. Cs: lone surrogates, which no encoder takes.
-    return all(unicodedata.category(one) not in ("Cc", "Cs") for one in value)
+    return all(unicodedata.category(one) not in ("Cc", "Cs") for one in value) and len(escape(value)) <= _SUBJECT_CHARS
 
 
 def _scopes(claims: dict[str, Any]) -> frozenset[str]:

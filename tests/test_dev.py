@@ -21,7 +21,7 @@ from rt.dev import DevFailed, Home, without_password
 from rt.localredis import find_server
 
 HAS_SERVER = find_server() is not None
-HAS_WEB = all(importlib.util.find_spec(name) for name in ("rt.api.serve", "rt.jobs.worker"))
+HAS_WEB = all(importlib.util.find_spec(name) for name in ("rt.api.serve", "rt.api.app", "rt.jobs.worker"))
 
 #: A child that does as web and worker do. Each of the others has one fault.
 GOOD = """
@@ -406,7 +406,7 @@ def test_a_lock_is_refused_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @linux
-@pytest.mark.skipif(not (HAS_WEB and HAS_SERVER), reason="needs rt.api.serve and a redis or valkey server")
+@pytest.mark.skipif(not (HAS_WEB and HAS_SERVER), reason="needs rt.api and a redis or valkey server")
 def test_from_nothing_to_a_finished_job_and_back_to_nothing(tmp_path: Path, rt: Callable[..., Command]) -> None:
     command = rt("dev", "--port", "0")
     url = command.line("ready http://127.0.0.1:", limit_s=60).split()[1]

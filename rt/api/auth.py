@@ -1,0 +1,74 @@
+"""Who calls: bearer tokens in the Authorization header, and single-use tickets for browsers' WebSockets."""
+
+import re
+import secrets
+import time
+from typing import Annotated
+
+from fastapi import Depends, Request, Security
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from rt import keys
+from rt.codec import from_json_bytes, to_json_bytes
+from rt.errors import Refused
+from rt.redis import Store
+from rt.settings import BadSettings, Settings
+from rt.tokens import Claims, verify
+
+#: A page fetches a ticket and opens its WebSocket at once.
+TICKET_TTL_S = 30
+
+_TICKET = re.compile(r"[A-Za-z0-9_-]{43}")
+
+
+class Authenticator:
+    """Tokens and tickets to claims. Raises BadSettings when there is no secret to check tokens with."""
+
+    def __init__(self, settings: Settings, store: Store) -> None:
+        if settings.secret is None:
+            raise BadSettings("RT_SECRET is not set: without it no token can be checked")
+        self._secret = settings.secret.get_secret_value()
+        self._store = store
+
+    async def token(self, text: str) -> Claims:
+        """Raises Refused: "unauthorized" or "token_expired"."""
+        return verify(self._secret, text)
+
+    async def ticket(self, word: str) -> Claims:
+        """The claims that a ticket was issued for; it is used up by that. Raises Refused("unauthorized"), Unavailable."""
+        raw = await self._store.call("GETDEL", keys.ticket(word)) if _TICKET.fullmatch(word) else None
+        if raw is None:
+            raise Refused("unauthorized", f"the ticket is unknown, used already, or older than {TICKET_TTL_S} s")
+        told = from_json_bytes(raw)
+        return Claims(told["subject"], told["tenant"], frozenset(told["scopes"]), told["expires_at"])
+
+    async def issue_ticket(self, claims: Claims) -> tuple[str, int]:
+        """`(ticket, expires_in_s)`: 256 random bits that stand for the claims, once. Raises Unavailable."""
+        word = secrets.token_urlsafe(32)
+        value = {
+            "subject": claims.subject,
+            "tenant": claims.tenant,
+            "scopes": sorted(claims.scopes),
+            "expires_at": claims.expires_at,
+        }
+        # Not longer than the token: a ticket must not outlive what it stands for.
+        ttl_s = max(1, min(TICKET_TTL_S, int(claims.expires_at - time.time())))
+        await self._store.call("SET", keys.ticket(word), to_json_bytes(value), "EX", ttl_s)
+        return word, ttl_s
+
+
+_bearer = HTTPBearer(auto_error=False, scheme_name="bearer", bearerFormat="JWT", description="`rt token --sub <subject>` prints one.")
+
+
+async def _caller(request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]) -> Claims:
+    if credentials is None:
+        hint = "send a token in the header `Authorization: Bearer <token>`"
+        if request.query_params.keys() & {"token", "access_token"}:
+            hint = f"a token in the URL ends up in logs and histories, and is not read there: {hint}"
+        raise Refused("unauthorized", hint)
+    authenticator: Authenticator = request.app.state.authenticator
+    return await authenticator.token(credentials.credentials)
+
+
+#: The claims of whoever calls; 401 without a valid token.
+Caller = Annotated[Claims, Depends(_caller)]

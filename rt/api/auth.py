@@ -17,6 +17,8 @@ from rt.tokens import Claims, verify
 
 #: A page fetches a ticket and opens its WebSocket at once.
 TICKET_TTL_S = 30
+#: Clocks differ: what expired this long ago still counts, as in `rt.tokens.verify`.
+LEEWAY_S = 10.0
 
 _TICKET = re.compile(r"[A-Za-z0-9_-]{43}")
 
@@ -35,11 +37,13 @@ class Authenticator:
         return verify(self._secret, text)
 
     async def ticket(self, word: str) -> Claims:
-        """The claims that a ticket was issued for; it is used up by that. Raises Refused("unauthorized"), Unavailable."""
+        """The claims that a ticket was issued for; it is used up by that. Raises Refused as `token` does, and Unavailable."""
         raw = await self._store.call("GETDEL", keys.ticket(word)) if _TICKET.fullmatch(word) else None
         if raw is None:
             raise Refused("unauthorized", f"the ticket is unknown, used already, or older than {TICKET_TTL_S} s")
         told = from_json_bytes(raw)
+        if told["expires_at"] + LEEWAY_S < time.time():
+            raise Refused("token_expired", "the token that this ticket stands for has expired")
         return Claims(told["subject"], told["tenant"], frozenset(told["scopes"]), told["expires_at"])
 
     async def issue_ticket(self, claims: Claims) -> tuple[str, int]:
@@ -51,10 +55,8 @@ class Authenticator:
             "scopes": sorted(claims.scopes),
             "expires_at": claims.expires_at,
         }
-        # Not longer than the token: a ticket must not outlive what it stands for.
-        ttl_s = max(1, min(TICKET_TTL_S, int(claims.expires_at - time.time())))
-        await self._store.call("SET", keys.ticket(word), to_json_bytes(value), "EX", ttl_s)
-        return word, ttl_s
+        await self._store.call("SET", keys.ticket(word), to_json_bytes(value), "EX", TICKET_TTL_S)
+        return word, TICKET_TTL_S
 
 
 _bearer = HTTPBearer(auto_error=False, scheme_name="bearer", bearerFormat="JWT", description="`rt token --sub <subject>` prints one.")

@@ -7,11 +7,12 @@ number may repeat it.
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Sequence
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any
+from typing import Any, TypeVar
 
 import redis as sync_redis
 import redis.asyncio as aioredis
@@ -33,10 +34,15 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from rt import keys
 from rt.errors import Unavailable
 from rt.settings import BadSettings, Settings
+from rt.telemetry import metrics
+
+T = TypeVar("T")
 
 #: Longest wait for an answer. A server that is slow by 100 ms a command is still in time; a dead one is noticed.
 SOCKET_TIMEOUT_S = 5.0
 CONNECT_TIMEOUT_S = 2.0
+#: Shortest and longest wait before a call that Redis did not answer is repeated, where it may be.
+_AGAIN_S = (0.02, 1.0)
 
 _AWAY = (RedisConnectionError, RedisTimeoutError, BusyLoadingError, ReadOnlyError, OutOfMemoryError, OSError, asyncio.TimeoutError)
 
@@ -155,6 +161,19 @@ class Store:
         await self.client.aclose(close_connection_pool=True)
 
 
+async def insist(where: str, call: Callable[..., Awaitable[T]], *args: Any) -> T:
+    """Repeats `call(*args)`, with backoff, until Redis answers. Only for calls whose repeat is harmless: reads, and writes that carry an id."""
+    failures = 0
+    while True:
+        try:
+            return await call(*args)
+        except Unavailable:
+            metrics.redis_errors.labels(where).inc()
+            failures += 1
+            low, high = _AGAIN_S
+            await asyncio.sleep(random.uniform(low, min(high, low * 2.0**failures)))
+
+
 class Listener:
     """Pub/sub on one connection. Subscribing from one task while another reads is allowed."""
 
@@ -228,7 +247,11 @@ class ThreadStore:
 def _response(error: ResponseError) -> Exception:
     """A script's inner OOM, READONLY or LOADING arrives as a plain ResponseError with the word inside."""
     text = str(error)
-    return Unavailable() if any(word in text for word in ("OOM", "READONLY", "LOADING", "MISCONF", "MASTERDOWN")) else error
+    return (
+        Unavailable()
+        if any(word in text for word in ("OOM", "READONLY", "LOADING", "MISCONF", "MASTERDOWN", "BUSY", "NOREPLICAS"))
+        else error
+    )
 
 
 async def _note_incarnation(connection: AbstractConnection) -> None:

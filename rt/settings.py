@@ -29,7 +29,7 @@ class Retention(NamedTuple):
 
 
 class Settings(BaseSettings):
-    model_config = SettingsConfigDict(env_prefix="RT_", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="RT_", extra="ignore", frozen=True, use_attribute_docstrings=True)
 
     redis_url: str = Field("", validation_alias=AliasChoices("RT_REDIS_URL", "REDIS_TLS_URL", "REDIS_URL"))
     """redis://, rediss://, unix://, or memory:// (fakeredis: one process, nothing persists). Empty: only `rt dev` starts."""
@@ -37,6 +37,7 @@ class Settings(BaseSettings):
     """Connections in a process's pool; two more are held for live reading and for leases."""
 
     host: str = "0.0.0.0"  # noqa: S104 - a Procfile host routes to every interface
+    """The interface to listen on."""
     port: int = Field(8000, ge=0, le=65535, validation_alias=AliasChoices("RT_PORT", "PORT"))
     """0 takes a free port; the ready line names it."""
     secret: SecretStr | None = None
@@ -46,8 +47,10 @@ class Settings(BaseSettings):
     log: Literal["auto", "console", "json"] = "auto"
     """auto: console on a terminal, json elsewhere."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severity that is logged."""
 
     heartbeat_s: float = Field(20, gt=0)
+    """A ping to each client this often; one that says nothing for twice as long is closed with 4001."""
     connect_timeout_s: float = Field(10, gt=0)
     """Time for the first frame, which must be `connect`; then close 4506."""
     max_connections: int = Field(10_000, ge=1)
@@ -72,15 +75,24 @@ class Settings(BaseSettings):
     meta_ttl_s: int = Field(7 * DAY_S, ge=60)
     """How long a stream's epoch, top and first kept seq, and a job's status and result, outlive its last write."""
     session_length: int = Field(1_000, ge=1)
+    """Events that a session's own stream keeps, about."""
     session_age_s: int = Field(DAY_S, ge=1)
+    """How long it keeps them."""
     user_length: int = Field(1_000, ge=1)
+    """Events that a user's stream keeps, about."""
     user_age_s: int = Field(7 * DAY_S, ge=1)
+    """How long it keeps them."""
     room_length: int = Field(5_000, ge=1)
+    """Events that a room keeps, about."""
     room_age_s: int = Field(7 * DAY_S, ge=1)
+    """How long it keeps them."""
     job_length: int = Field(20_000, ge=1)
+    """Events that a job's stream keeps, about."""
     job_age_s: int = Field(DAY_S, ge=1)
+    """How long it keeps them."""
 
     queue: str = "arq:queue"
+    """The sorted set that is the queue; arq's own name, so that plain arq clients find it."""
     queue_limit: int = Field(10_000, ge=1)
     """Jobs that may wait; above it `queue_full`."""
     queue_wait_s: int = Field(DAY_S, ge=1)
@@ -101,7 +113,9 @@ class Settings(BaseSettings):
     openai_base_url: str = ""
     """An OpenAI-compatible endpoint ("http://…/v1") for `generate`. Empty: the embedded language model."""
     openai_api_key: SecretStr | None = None
+    """Sent to that endpoint as a bearer token."""
     openai_model: str = "gpt-4o-mini"
+    """The model where a job names none."""
     openai_timeout_s: float = Field(30, gt=0)
     """Longest wait for the endpoint's next bytes."""
 

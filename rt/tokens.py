@@ -54,9 +54,7 @@ def mint(secret: str, sub: str, scopes: Sequence[str], ttl_s: int, tenant: str |
     if unknown:
         raise ValueError(f"unknown scope {', '.join(map(repr, unknown))}; known are {', '.join(SCOPES)}")
     if not _is_subject(sub):
-        raise ValueError(
-            f"a subject is 1 to {_SUBJECT_CHARS} characters once percent-encoded, none of them a control character"
-        )
+        raise ValueError(f"a subject is 1 to {_SUBJECT_CHARS} characters once percent-encoded, none of them a control character")
     if tenant is not None and not _TENANT.fullmatch(tenant):
         raise ValueError("a tenant is 1 to 64 of A-Z a-z 0-9 _ -")
     if ttl_s < 1:

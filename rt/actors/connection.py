@@ -7,7 +7,7 @@ subscriptions in tasks of their own; each answers with a message. All of them en
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,17 +21,17 @@ from rt.actors.outbox import Outbox
 from rt.actors.publish import publish_hash, published_event
 from rt.actors.router import Handled, Router
 from rt.cursor import Cursor, parse_cursor
-from rt.errors import Refused, TakenOver, Unavailable
+from rt.errors import Refused, TakenOver
 from rt.jobs.access import Access
 from rt.jobs.queue import JobQueue
 from rt.jobs.submit import submit
 from rt.keys import Stream, parse_stream
-from rt.redis import Store
+from rt.redis import Store, insist
 from rt.settings import Settings
 from rt.streams.commands import Commands, request_hash, until_not_busy
 from rt.streams.log import Authorship, Page, StreamLog
 from rt.streams.replay import Head
-from rt.streams.sessions import Cursors, Entry, furthest, open_session
+from rt.streams.sessions import Cursors, Entry, furthest, is_session_id, open_session
 from rt.streams.tail import Live, Tail
 from rt.telemetry import get_logger, metrics
 from rt.tokens import Claims
@@ -42,7 +42,6 @@ log = get_logger("rt.connection")
 MAX_HANDLERS = 8
 #: Commands that wait in the lane before the socket is read no further.
 LANE = 64
-_AGAIN_S = (0.1, 0.2, 0.5, 1.0)
 #: How long the last frames may take once the connection is to be closed.
 _LAST_WORDS_S = 2.0
 
@@ -278,7 +277,7 @@ class ConnectionActor(Actor[s.Message | None]):
         self.tell(s.Watched(stream))
 
     async def _read(self, stream: str, after: int, ticket: int) -> None:
-        self.tell(s.PageRead(stream, ticket, await _again(lambda: self._page(stream, after))))
+        self.tell(s.PageRead(stream, ticket, await insist("read", self._page, stream, after)))
 
     async def _page(self, stream: str, after: int) -> Page:
         page = await self._parts.streams.read(self._tenant, stream, max(after, 0))
@@ -291,9 +290,9 @@ class ConnectionActor(Actor[s.Message | None]):
         parts = self._parts
         try:
             claims = await self._authenticate(connect)
-            if connect.session is not None:
-                parse_stream(keys.session_stream(connect.session), "session")
-            stored = await open_session(parts.store, parts.settings, claims.tenant, claims.subject, connect.session)
+            # What could not be a session's id is as unknown as one that has expired.
+            known = connect.session if connect.session and is_session_id(connect.session) else None
+            stored = await open_session(parts.store, parts.settings, claims.tenant, claims.subject, known)
             own, user = keys.session_stream(stored.id), keys.user_stream(claims.subject)
             streams = list(dict.fromkeys([own, user, *stored.cursors]))
             before = await parts.streams.heads(claims.tenant, streams)
@@ -468,18 +467,6 @@ class ConnectionActor(Actor[s.Message | None]):
             metrics.frame_errors.labels(frame["code"]).inc()
         elif frame["type"] == "gap":
             metrics.gaps.labels(frame["reason"]).inc()
-
-
-async def _again(call: Callable[[], Awaitable[Page]]) -> Page:
-    """Repeats a read until Redis answers."""
-    failures = 0
-    while True:
-        try:
-            return await call()
-        except Unavailable:
-            metrics.redis_errors.labels("read").inc()
-            await asyncio.sleep(_AGAIN_S[min(failures, len(_AGAIN_S) - 1)])
-            failures += 1
 
 
 def _parse(text: str | None) -> Cursor | None:

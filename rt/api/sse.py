@@ -36,7 +36,7 @@ _OPEN_S = 2.0
 _AGAIN_S = 0.5
 #: How long a drain may wait for a client to take the last line.
 _LAST_WORDS_S = 1.0
-#: A browser's EventSource comes back after every end, also after a job's.
+#: The last line after a job's end: a browser's EventSource comes back after every end, and would ask for nothing each time.
 _STAY_AWAY = b"retry: 3600000\n\n"
 
 #: More than any seq: "read once more, then it is known".
@@ -199,8 +199,6 @@ class Feed:
         if self._record is not None:
             ended = self._record.status in TERMINAL_STATUSES and not self._behind
             self._over = ended or forgotten or bool(page.events and is_final(page.events[-1]))
-            if self._over:
-                out.append(_STAY_AWAY)
         return b"".join(out)
 
     async def _is_forgotten(self) -> bool:
@@ -245,6 +243,7 @@ class EventStream(Response):
             services.sse_open -= 1
 
     async def _serve(self, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         async with asyncio.TaskGroup() as group:
             writing = group.create_task(self._write(send))
             gone = group.create_task(_disconnected(receive))
@@ -259,7 +258,6 @@ class EventStream(Response):
             await self._say_goodbye(send)
 
     async def _write(self, send: Send) -> None:
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         while (chunk := await self._feed.next()) is not None:
             try:
                 async with asyncio.timeout(self._services.settings.send_timeout_s):
@@ -267,7 +265,7 @@ class EventStream(Response):
             except TimeoutError:
                 metrics.slow_consumers.labels("closed").inc()
                 return
-        await send({"type": "http.response.body", "body": b""})
+        await send({"type": "http.response.body", "body": _STAY_AWAY})
 
     async def _say_goodbye(self, send: Send) -> None:
         """Ends the response; the clients of a process that drains come back spread over time."""

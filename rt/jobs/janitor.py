@@ -46,6 +46,9 @@ class Janitor:
                     await self.round()
             except Unavailable:
                 metrics.redis_errors.labels("janitor").inc()
+            except Exception as error:
+                # Something in Redis that no version of ours wrote: the process that looks at it must live on.
+                log.error("a round of the janitor failed", exc_info=error)
             await asyncio.sleep(EVERY_S)
 
     async def _leads(self) -> bool:

@@ -7,7 +7,6 @@ attempt ends in exactly one `Outcome`, and one `match` writes it down.
 
 import asyncio
 import inspect
-import random
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,13 +15,13 @@ from rt import events, keys
 from rt.app import App
 from rt.codec import from_json_bytes, to_json_bytes
 from rt.cursor import new_epoch
-from rt.errors import JobError, Refused, Unavailable
+from rt.errors import JobError, Refused
 from rt.jobs.context import JobContext
 from rt.jobs.job import Cancelled, Completed, Failed, HandedBack, JobDef, Lost, Outcome, Past, Retrying, outcome_of
 from rt.jobs.models import LanguageModel
 from rt.jobs.outlet import Outlet
 from rt.jobs.payload import BadPayload, Payload, decode_job, encode_result
-from rt.redis import Store, load_script
+from rt.redis import Store, insist, load_script
 from rt.settings import Settings
 from rt.streams.log import Appended, StreamLog
 from rt.streams.writer import Writer
@@ -33,7 +32,6 @@ ADOPT = load_script("streams/stream", "jobs/adopt")
 
 log = get_logger("rt.runner")
 
-_AGAIN_S = (0.05, 1.0)
 _UNREADABLE = Payload("<unknown>", (), {}, 0, "pickle", False)
 
 
@@ -69,6 +67,8 @@ class Run:
 
     def stop(self, why: Outcome) -> None:
         """Cancels the function; the run's outcome will be `why`. The first reason counts."""
+        if self.task is not None and self.task.done():
+            return  # its outcome stands, and is being written down
         if self.stopped is None:
             self.stopped = why
         if self.context is not None:
@@ -188,25 +188,12 @@ class Runner:
 
     async def _adopt(self, claim: Claim, payload: Payload, job: JobDef | None) -> None:
         timeout_s = (job.timeout_s if job else None) or self._settings.job_timeout_s
-        deadline = await self._store.run(
-            ADOPT,
-            [keys.meta(claim.tenant, claim.stream), keys.jobs(claim.tenant)],
-            [
-                *(claim.text("fence"), claim.id, self._settings.queue, int(timeout_s * 1000)),
-                *(
-                    "job",
-                    payload.function,
-                    "created",
-                    payload.enqueued_ms,
-                    "max",
-                    job.max_attempts if job else 1,
-                    "owner",
-                    "",
-                    "reports",
-                    "",
-                ),
-            ],
-        )
+        names = [keys.meta(claim.tenant, claim.stream), keys.jobs(claim.tenant)]
+        args = [claim.text("fence"), claim.id, self._settings.queue, int(timeout_s * 1000)]
+        # Nobody's job: read with `admin`, and announced nowhere.
+        known = {"job": payload.function, "created": payload.enqueued_ms, "max": job.max_attempts if job else 1, "owner": "", "reports": ""}
+        args += [part for pair in known.items() for part in pair]
+        deadline = await insist("adopt", self._store.run, ADOPT, names, args)
         if deadline:
             claim.meta["deadline"] = str(deadline).encode()
 
@@ -215,7 +202,7 @@ class Runner:
         standing: list[tuple[int, dict[str, Any]]] = []
         after, whole = 0, True
         while True:
-            page = await self._streams.read(claim.tenant, claim.stream, after)
+            page = await insist("past", self._streams.read, claim.tenant, claim.stream, after)
             whole = whole and page.head.first <= after + 1
             for raw in page.events:
                 event = from_json_bytes(raw)
@@ -243,7 +230,6 @@ class Runner:
         if outlet.refused is not None and not isinstance(outcome, Cancelled | Lost):
             outcome = _refused(outlet.refused)
         usage = run.context.usage if run.context else {}
-        failures = 0
         waiting = outlet.take()
         while not isinstance(outcome, Lost):
             kind, data, delay_ms, success, value = self._written(run, outcome, usage)
@@ -260,25 +246,14 @@ class Runner:
                 batch.append(event)
             arq_result = self._arq_result(claim, payload, success, value) if kind in ("completed", "failed", "cancelled") else b""
             parts = [data.get(name) if data else None for name in ("result", "error", "usage")]
-            try:
-                reply = await self._store.run(
-                    SETTLE,
-                    [keys.log(claim.tenant, claim.stream), keys.meta(claim.tenant, claim.stream), self._settings.queue],
-                    [
-                        *(new_epoch(), claim.id, claim.tenant, claim.text("fence"), kind, *self._streams.keep("job:-"), delay_ms),
-                        *(
-                            b"" if one is None and not (kind == "completed" and i == 0) else to_json_bytes(one)
-                            for i, one in enumerate(parts)
-                        ),
-                        *(arq_result, self._settings.keep_result_s * 1000, len(batch), *batch),
-                    ],
-                )
-            except Unavailable:
-                metrics.redis_errors.labels("settle").inc()
-                failures += 1
-                low, high = _AGAIN_S
-                await asyncio.sleep(random.uniform(low, min(high, low * 2.0**failures)))
-                continue
+            names = [keys.log(claim.tenant, claim.stream), keys.meta(claim.tenant, claim.stream), self._settings.queue]
+            args = [
+                *(new_epoch(), claim.id, claim.tenant, claim.text("fence"), kind, *self._streams.keep("job:-"), delay_ms),
+                *(b"" if one is None and not (kind == "completed" and i == 0) else to_json_bytes(one) for i, one in enumerate(parts)),
+                *(arq_result, self._settings.keep_result_s * 1000, len(batch), *batch),
+            ]
+            # Sent again it is recognised by its fence and kind, and does nothing twice.
+            reply = await insist("settle", self._store.run, SETTLE, names, args)
             if reply[0] == b"cancelled":
                 outcome = Cancelled(reply[1].decode())
                 continue

@@ -252,6 +252,8 @@ class Worker(ArqWorker):
                     await self._hear(listener)
             except Unavailable:
                 metrics.redis_errors.labels("wake-ups").inc()
+            except ValueError as error:
+                log.warning("a wake-up that cannot be read", exc_info=error)
             await asyncio.sleep(0.5)
 
     async def _hear(self, listener: Listener) -> None:

@@ -49,6 +49,11 @@ class Session:
     done: dict[str, tuple[str, int]] = field(default_factory=dict)
 
 
+def is_session_id(text: str) -> bool:
+    """Whether the server could have made this id."""
+    return len(text) == 43 and all(one.isascii() and (one.isalnum() or one in "-_") for one in text)
+
+
 async def open_session(store: Store, settings: Settings, tenant: str, subject: str, id: str | None) -> Session:
     """Resumes a session, or begins one when `id` is None, unknown or expired.
 

@@ -175,13 +175,17 @@ class Tail:
             await self._changed.wait()
 
     def _announce(self, one: _Followed, data: bytes) -> None:
-        if data.startswith(b"!"):
-            for sink in tuple(one.sinks):
-                sink.on_taken_over(one.stream, int(data[1:]))
-            return
         head, newline, body = data.partition(b"\n")
-        epoch, first, last = head.decode().split(" ")
-        live = Live(epoch, int(first), int(last), body.split(b"\n") if newline else None)
+        try:
+            if head.startswith(b"!"):
+                for sink in tuple(one.sinks):
+                    sink.on_taken_over(one.stream, int(head[1:]))
+                return
+            epoch, first, last = head.decode().split(" ")
+            live = Live(epoch, int(first), int(last), body.split(b"\n") if newline else None)
+        except ValueError:  # not ours; whatever it was about, the log knows
+            self._check_all.set()
+            return
         one.epoch, one.top = live.epoch, live.last
         for sink in tuple(one.sinks):
             sink.on_live(one.stream, live)

@@ -6,16 +6,14 @@ batch numbers until Redis answers: each batch is appended once.
 """
 
 import asyncio
-import random
 import time
 
-from rt.errors import Unavailable
+from rt.redis import insist
 from rt.streams.log import Appended, Batch, StreamLog
 from rt.telemetry import metrics
 
 #: Bytes of one call. Redis is held while it appends them.
 CALL_BYTES = 1024 * 1024
-_AGAIN_S = (0.02, 1.0)
 
 
 class Writer:
@@ -54,17 +52,8 @@ class Writer:
                     future.set_result(answer)
 
     async def _send(self, batches: list[Batch]) -> list[Appended]:
-        low, high = _AGAIN_S
-        failures = 0
-        while True:
-            began = time.perf_counter()
-            try:
-                answers = await self._streams.append(batches)
-            except Unavailable:
-                metrics.redis_errors.labels("append").inc()
-                failures += 1
-                await asyncio.sleep(random.uniform(low, min(high, low * 2.0**failures)))
-                continue
-            metrics.append_seconds.observe(time.perf_counter() - began)
-            metrics.append_events.observe(sum(len(one.events) for one in batches))
-            return answers
+        began = time.perf_counter()
+        answers = await insist("append", self._streams.append, batches)
+        metrics.append_seconds.observe(time.perf_counter() - began)
+        metrics.append_events.observe(sum(len(one.events) for one in batches))
+        return answers

@@ -1,0 +1,55 @@
+"""The OpenAPI document and the page that shows it. The page's files are served from here: no CDN, no inline script."""
+
+from importlib.resources import files
+from typing import Any
+
+from fastapi import APIRouter, FastAPI, Response
+from fastapi.openapi.utils import get_openapi
+from pydantic.json_schema import models_json_schema
+
+from rt import __version__
+from rt.api.jobs import NewJob
+from rt.api.problems import Problem
+from rt.api.request import answer
+from rt.api.streams import EventPage, NewEvent
+
+_DESCRIPTION = (
+    "Real-time AI over durable streams. Jobs are submitted here or over the WebSocket `/v1/ws`; what they write is read "
+    "as Server-Sent Events, over the WebSocket, or as pages of history, and nothing is lost in between. "
+    "Errors are problem documents with a `code`."
+)
+#: Schemas that the handlers' signatures do not show: bodies that our own codec reads, answers that are joined from stored bytes.
+_SCHEMAS = (NewJob, NewEvent, EventPage, Problem)
+
+_CSP = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+
+
+def document(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI document; made once."""
+    if app.openapi_schema is None:
+        made = get_openapi(title="rt", version=__version__, description=_DESCRIPTION, routes=app.routes)
+        _, extra = models_json_schema([(one, "validation") for one in _SCHEMAS], ref_template="#/components/schemas/{model}")
+        made["components"]["schemas"] |= extra["$defs"]
+        app.openapi_schema = made
+    return app.openapi_schema
+
+
+def docs(app: FastAPI) -> APIRouter:
+    """`/openapi.json` of `app`, and `/docs`."""
+    router = APIRouter(include_in_schema=False)
+
+    @router.get("/openapi.json")
+    async def openapi() -> Response:
+        return answer(document(app))
+
+    def serve(path: str, name: str, media_type: str) -> None:
+        content = (files("rt.api") / "static" / name).read_bytes()
+
+        @router.get(path, name=name)
+        async def file() -> Response:
+            return Response(content, headers={"Content-Security-Policy": _CSP, "Cache-Control": "no-cache"}, media_type=media_type)
+
+    serve("/docs", "docs.html", "text/html")
+    serve("/docs/docs.css", "docs.css", "text/css")
+    serve("/docs/docs.js", "docs.js", "text/javascript")
+    return router

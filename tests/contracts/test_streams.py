@@ -1,0 +1,442 @@
+"""The contract of streams: whatever Redis stands behind `StreamLog` passes all of it."""
+
+import asyncio
+import json
+import time
+
+import pytest
+
+from rt import events, keys
+from rt.cursor import Cursor
+from rt.errors import Refused, TakenOver, Unavailable
+from rt.keys import Stream
+from rt.redis import Store
+from rt.settings import Settings
+from rt.streams.log import Authorship, Batch, StreamLog
+from rt.streams.replay import Gap, place
+from rt.streams.sessions import open_session
+from tests.helpers import TENANT, eventually, read_all
+
+ROOM = Stream("room", "tea")
+JOB = "job:one"
+
+
+def event(text: str, stream: object = ROOM, *, ts: int = 1_700_000_000_000) -> bytes:
+    return events.encode("message", str(stream), {"text": text}, ts)
+
+
+async def texts(store: Store, settings: Settings, stream: object = ROOM) -> list[str]:
+    return [one["data"]["text"] for one in await read_all(store, settings, str(stream))]
+
+
+async def own(store: Store, stream: str, fence: str = "1:token", tenant: str = TENANT) -> None:
+    """What a claim leaves behind: the attempt's fence."""
+    await store.call("HSET", keys.meta(tenant, stream), "fence", fence)
+
+
+def batch(number: int, *said: str, stream: str = JOB, fence: str = "1:token", checkpoint: bytes = b"", tenant: str = TENANT) -> Batch:
+    return Batch(tenant, stream, fence, number, [event(one, stream) for one in said], checkpoint)
+
+
+async def incarnate(store: Store, word: str) -> None:
+    await store.call("SET", keys.INCARNATION, word)
+
+
+async def test_seq_counts_from_one_without_holes(streams: StreamLog, store: Store, settings: Settings) -> None:
+    seqs = [(await streams.publish(TENANT, ROOM, event(str(i)))).seq for i in range(5)]
+    assert seqs == [1, 2, 3, 4, 5]
+    assert [one["seq"] for one in await read_all(store, settings, str(ROOM))] == [1, 2, 3, 4, 5]
+
+
+async def test_entries_carry_their_seq_as_the_id_and_as_the_first_member(streams: StreamLog, store: Store) -> None:
+    await streams.publish(TENANT, ROOM, event("a"))
+    ((id, fields),) = await store.call("XRANGE", keys.log(TENANT, str(ROOM)), "-", "+")
+    (body,) = fields.values()
+    assert id == b"1-0"
+    assert body.startswith(b'{"seq":1,"type":"message","stream":"room:tea",')
+    assert events.seq_of(body) == 1
+
+
+async def test_a_stream_has_one_epoch_and_another_stream_another(streams: StreamLog) -> None:
+    first, second = [await streams.publish(TENANT, ROOM, event("a")) for _ in range(2)]
+    other = await streams.publish(TENANT, Stream("room", "coffee"), event("b"))
+    assert first.epoch == second.epoch
+    assert first.epoch != other.epoch
+    assert (await streams.read(TENANT, str(ROOM), 0)).head.epoch == first.epoch
+
+
+async def test_tenants_do_not_share_a_stream(streams: StreamLog) -> None:
+    await streams.publish("a", ROOM, event("a"))
+    assert (await streams.read("b", str(ROOM), 0)).events == []
+    assert (await streams.publish("b", ROOM, event("b"))).seq == 1
+
+
+async def test_a_stream_that_does_not_exist_has_an_empty_head(streams: StreamLog) -> None:
+    page = await streams.read(TENANT, str(ROOM), 0)
+    assert page.head == ("", 0, 1, 1, ())
+    assert page.events == []
+    assert await streams.heads(TENANT, [str(ROOM)]) == {str(ROOM): page.head}
+
+
+async def test_opening_names_an_epoch_that_the_first_event_keeps(streams: StreamLog, store: Store) -> None:
+    heads = await streams.open(TENANT, [str(ROOM), "user:ann"])
+    assert {head.top for head in heads.values()} == {0}
+    assert all(head.epoch and head.first == 1 for head in heads.values())
+    assert (await streams.publish(TENANT, ROOM, event("a"))).epoch == heads[str(ROOM)].epoch
+    assert (await streams.open(TENANT, [str(ROOM)]))[str(ROOM)].top == 1
+    assert await store.call("TTL", keys.meta(TENANT, "user:ann")) > 0
+
+
+async def test_one_call_appends_batches_of_several_streams(streams: StreamLog, store: Store, settings: Settings) -> None:
+    for name in ("job:a", "job:b"):
+        await own(store, name)
+    batches = [batch(1, "a1", "a2", stream="job:a"), batch(1, "b1", stream="job:b"), batch(2, "a3", stream="job:a")]
+    answers = await streams.append(batches)
+    assert [(one.verdict, one.first, one.last) for one in answers] == [("ok", 1, 2), ("ok", 1, 1), ("ok", 3, 3)]
+    assert await texts(store, settings, "job:a") == ["a1", "a2", "a3"]
+    assert await texts(store, settings, "job:b") == ["b1"]
+
+
+async def test_a_repeated_batch_gets_the_same_numbers_and_appends_nothing(streams: StreamLog, store: Store, settings: Settings) -> None:
+    await own(store, JOB)
+    await streams.append([batch(1, "a")])
+    first = await streams.append([batch(2, "b", "c")])
+    assert await streams.append([batch(2, "b", "c")]) == first
+    assert (first[0].first, first[0].last) == (2, 3)
+    assert await texts(store, settings, JOB) == ["a", "b", "c"]
+
+
+async def test_a_repeat_after_a_cancel_is_still_answered_with_its_numbers(streams: StreamLog, store: Store) -> None:
+    await own(store, JOB)
+    first = await streams.append([batch(1, "a")])
+    await store.call("HSET", keys.meta(TENANT, JOB), "cancel", "ann")
+    assert await streams.append([batch(1, "a")]) == first
+
+
+async def test_an_attempt_without_the_fence_is_refused(streams: StreamLog, store: Store, settings: Settings) -> None:
+    assert (await streams.append([batch(1, "nobody's")]))[0].verdict == "fenced"
+    await own(store, JOB, "2:token")
+    for fence in ("1:token", "2:other", "2", ""):
+        assert (await streams.append([batch(1, "stale", fence=fence)]))[0].verdict == "fenced"
+    assert await texts(store, settings, JOB) == []
+
+
+async def test_one_refused_batch_does_not_hinder_the_others_of_its_call(streams: StreamLog, store: Store, settings: Settings) -> None:
+    await own(store, "job:a")
+    await own(store, "job:b")
+    await store.call("HSET", keys.meta(TENANT, "job:b"), "cancel", "ann")
+    answers = await streams.append(
+        [batch(1, "x", stream="job:b"), batch(1, "y", stream="job:c"), batch(1, "z", stream="job:a")],
+    )
+    assert [one.verdict for one in answers] == ["cancelled", "fenced", "ok"]
+    assert await texts(store, settings, "job:a") == ["z"]
+    assert await texts(store, settings, "job:b") == []
+
+
+async def test_a_cancelled_attempt_is_refused_and_told_by_whom(streams: StreamLog, store: Store) -> None:
+    await own(store, JOB)
+    await store.call("HSET", keys.meta(TENANT, JOB), "cancel", "user:ann")
+    (answer,) = await streams.append([batch(1, "a")])
+    assert (answer.verdict, answer.by) == ("cancelled", "user:ann")
+
+
+async def test_a_checkpoint_is_stored_with_the_last_seq_before_it(streams: StreamLog, store: Store) -> None:
+    await own(store, JOB)
+    await streams.append([batch(1, "a", "b", checkpoint=b'{"at":2}')])
+    meta = keys.meta(TENANT, JOB)
+    assert await store.call("HMGET", meta, "checkpoint", "checkpoint_seq") == [b'{"at":2}', b"2"]
+    (answer,) = await streams.append([batch(2, checkpoint=b'{"at":3}')])  # nothing was emitted in between
+    assert (answer.first, answer.last) == (3, 2)
+    assert await store.call("HMGET", meta, "checkpoint", "checkpoint_seq") == [b'{"at":3}', b"2"]
+    await streams.append([batch(3, "c")])
+    assert await store.call("HMGET", meta, "checkpoint", "checkpoint_seq") == [b'{"at":3}', b"2"]
+
+
+async def test_expiry_is_set_and_only_grows(streams: StreamLog, store: Store, settings: Settings) -> None:
+    await streams.publish(TENANT, ROOM, event("a"))
+    log, meta = keys.log(TENANT, str(ROOM)), keys.meta(TENANT, str(ROOM))
+    kept = settings.retention("room").age_s
+    assert kept - 5 <= await store.call("TTL", log) <= kept
+    assert settings.meta_ttl_s - 5 <= await store.call("TTL", meta) <= max(kept, settings.meta_ttl_s)
+    await store.call("EXPIRE", log, 10 * kept)
+    await store.call("EXPIRE", meta, 10 * kept)
+    await streams.publish(TENANT, ROOM, event("b"))
+    assert await store.call("TTL", log) > 9 * kept
+    assert await store.call("TTL", meta) > 9 * kept
+    await store.call("EXPIRE", log, 5)
+    await streams.publish(TENANT, ROOM, event("c"))
+    assert await store.call("TTL", log) > 5
+
+
+async def test_a_meta_outlives_its_log(streams: StreamLog, store: Store, settings: Settings) -> None:
+    shorter = settings.model_copy(update={"meta_ttl_s": 60})
+    await StreamLog(store, shorter).publish(TENANT, ROOM, event("a"))
+    assert await store.call("TTL", keys.meta(TENANT, str(ROOM))) >= await store.call("TTL", keys.log(TENANT, str(ROOM)))
+
+
+async def test_trimming_by_length_writes_down_the_first_event_kept(store: Store, settings: Settings) -> None:
+    streams = StreamLog(store, settings.model_copy(update={"room_length": 50}))
+    # A real server drops whole nodes of a hundred entries.
+    for i in range(400):
+        await streams.publish(TENANT, ROOM, event(str(i)))
+    page = await streams.read(TENANT, str(ROOM), 0)
+    assert 1 < page.head.first == page.head.kept <= 351
+    assert events.seq_of(page.events[0]) == page.head.first
+    assert page.head.top == 400
+    assert place(Cursor(page.head.epoch, 0), page.head).gap == Gap("trimmed", 1, page.head.first - 1)
+    assert place(Cursor(page.head.epoch, page.head.first - 1), page.head).gap is None
+
+
+async def test_trimming_by_age_drops_what_is_older_and_nothing_young(streams: StreamLog, store: Store, settings: Settings) -> None:
+    now = int(time.time() * 1000)
+    for i, ts in enumerate([now - 9000, now - 8000, now - 10, now - 7000, now]):
+        await streams.publish(TENANT, ROOM, event(str(i), ts=ts))
+    assert await streams.trim(TENANT, str(ROOM), now - 5000) == 2
+    # The fourth is old as well; it stands behind a young one, as another host's clock may have it.
+    assert await texts(store, settings) == ["2", "3", "4"]
+    head = (await streams.heads(TENANT, [str(ROOM)]))[str(ROOM)]
+    assert (head.first, head.kept, head.top) == (3, 3, 5)
+    assert await streams.trim(TENANT, str(ROOM), now - 5000) == 0
+
+
+async def test_trimming_by_age_may_leave_nothing_and_numbers_go_on(streams: StreamLog, store: Store, settings: Settings) -> None:
+    for i in range(3):
+        await streams.publish(TENANT, ROOM, event(str(i), ts=5))
+    assert await streams.trim(TENANT, str(ROOM), 10, look_at=2) == 2  # a step of a long one
+    assert await streams.trim(TENANT, str(ROOM), 10, look_at=2) == 1
+    head = (await streams.heads(TENANT, [str(ROOM)]))[str(ROOM)]
+    assert (head.top, head.first, head.kept) == (3, 4, 4)
+    assert place(Cursor(head.epoch, 1), head).gap == Gap("trimmed", 2, 3)
+    assert (await streams.publish(TENANT, ROOM, event("next"))).seq == 4
+    assert await texts(store, settings) == ["next"]
+
+
+async def test_trimming_a_stream_that_does_not_exist_makes_none(streams: StreamLog, store: Store) -> None:
+    assert await streams.trim(TENANT, str(ROOM), 10) == 0
+    assert await store.call("EXISTS", keys.log(TENANT, str(ROOM)), keys.meta(TENANT, str(ROOM))) == 0
+
+
+async def test_a_page_ends_at_its_count(streams: StreamLog) -> None:
+    for i in range(70):
+        await streams.publish(TENANT, ROOM, event(str(i)))
+    page = await streams.read(TENANT, str(ROOM), 3, count=40)
+    assert list(map(events.seq_of, page.events)) == list(range(4, 44))
+    assert page.head.top == 70
+    page = await streams.read(TENANT, str(ROOM), 43, count=40)
+    assert list(map(events.seq_of, page.events)) == list(range(44, 71))
+    assert (await streams.read(TENANT, str(ROOM), 70)).events == []
+    assert (await streams.read(TENANT, str(ROOM), 1000)).events == []
+
+
+async def test_a_page_ends_at_its_bytes_and_holds_one_event_at_least(streams: StreamLog) -> None:
+    for i in range(6):
+        await streams.publish(TENANT, ROOM, event(str(i) * 1000))
+    page = await streams.read(TENANT, str(ROOM), 0, max_bytes=3500)
+    assert len(page.events) == 3
+    assert sum(map(len, page.events)) <= 3500
+    page = await streams.read(TENANT, str(ROOM), 3, max_bytes=10)
+    assert list(map(events.seq_of, page.events)) == [4]
+
+
+async def test_pages_joined_are_the_log(streams: StreamLog) -> None:
+    for i in range(90):
+        await streams.publish(TENANT, ROOM, event("x" * (i * 37 % 500)))
+    got: list[int] = []
+    while page := (await streams.read(TENANT, str(ROOM), got[-1] if got else 0, max_bytes=2000)).events:
+        got += map(events.seq_of, page)
+    assert got == list(range(1, 91))
+
+
+async def test_heads_of_many_streams_come_in_one_call(streams: StreamLog) -> None:
+    for i in range(30):
+        for _ in range(i % 3):
+            await streams.publish(TENANT, Stream("room", str(i)), event("x"))
+    # More than one script's worth: the calls are split, and their answers come together.
+    names = [f"room:{i}" for i in range(1100)]
+    heads = await streams.heads(TENANT, names)
+    assert list(heads) == names
+    assert [heads[f"room:{i}"].top for i in range(30)] == [i % 3 for i in range(30)]
+    assert {head.epoch for head in list(heads.values())[30:]} == {""}
+
+
+async def test_a_log_that_vanished_under_its_meta_is_a_gap(streams: StreamLog, store: Store) -> None:
+    for _ in range(5):
+        last = await streams.publish(TENANT, ROOM, event("x"))
+    await store.call("DEL", keys.log(TENANT, str(ROOM)))
+    page = await streams.read(TENANT, str(ROOM), 2)
+    assert page.events == []
+    assert (page.head.top, page.head.first, page.head.kept) == (5, 6, 1)
+    assert (await streams.heads(TENANT, [str(ROOM)]))[str(ROOM)] == page.head
+    assert place(Cursor(last.epoch, 2), page.head).gap == Gap("expired", 3, 5)
+    assert place(Cursor(last.epoch, 5), page.head).gap is None
+    again = await streams.publish(TENANT, ROOM, event("y"))
+    assert again == (last.epoch, 6, False)
+    assert (await streams.read(TENANT, str(ROOM), 0)).head.first == 6
+
+
+async def test_a_stream_that_vanished_whole_begins_a_new_epoch(streams: StreamLog, store: Store) -> None:
+    old = await streams.publish(TENANT, ROOM, event("x"))
+    await store.call("DEL", keys.log(TENANT, str(ROOM)), keys.meta(TENANT, str(ROOM)))
+    new = await streams.publish(TENANT, ROOM, event("y"))
+    assert new.seq == 1
+    assert new.epoch != old.epoch
+    head = (await streams.heads(TENANT, [str(ROOM)]))[str(ROOM)]
+    assert place(Cursor(old.epoch, 1), head).gap == Gap("epoch_changed")
+
+
+async def test_a_log_without_its_meta_is_not_taken_for_the_new_stream(streams: StreamLog, store: Store, settings: Settings) -> None:
+    for _ in range(3):
+        await streams.publish(TENANT, ROOM, event("old"))
+    await store.call("DEL", keys.meta(TENANT, str(ROOM)))
+    assert (await streams.publish(TENANT, ROOM, event("new"))).seq == 1
+    assert await texts(store, settings) == ["new"]
+
+
+async def test_another_incarnation_begins_a_new_epoch_with_its_next_append(streams: StreamLog, store: Store) -> None:
+    await incarnate(store, "first")
+    old = [await streams.publish(TENANT, ROOM, event("x")) for _ in range(3)][-1]
+    await incarnate(store, "second")
+    assert (await streams.heads(TENANT, [str(ROOM)]))[str(ROOM)].epoch == old.epoch  # nothing was written yet
+    new = await streams.publish(TENANT, ROOM, event("y"))
+    assert new.epoch != old.epoch
+    assert new.seq == 4
+    head = (await streams.heads(TENANT, [str(ROOM)]))[str(ROOM)]
+    assert head.past == (Cursor(old.epoch, 3),)
+    assert (await streams.publish(TENANT, ROOM, event("z"))).epoch == new.epoch
+    # A reader of the old epoch goes on without a gap; one that had seen more than came back is told.
+    assert place(Cursor(old.epoch, 2), head).gap is None
+    assert place(Cursor(old.epoch, 2), head).moved
+    assert place(Cursor(old.epoch, 4), head).gap == Gap("epoch_changed")
+
+
+async def test_eight_past_epochs_are_kept_the_newest_first(streams: StreamLog, store: Store) -> None:
+    made = []
+    for i in range(11):
+        await incarnate(store, f"run-{i}")
+        made.append(await streams.publish(TENANT, ROOM, event("x")))
+    head = (await streams.heads(TENANT, [str(ROOM)]))[str(ROOM)]
+    assert head.past == tuple(Cursor(one.epoch, one.seq) for one in made[-2:-10:-1])
+    assert len(head.past) == 8
+
+
+async def test_a_running_attempt_goes_on_under_the_new_incarnation(streams: StreamLog, store: Store, settings: Settings) -> None:
+    await incarnate(store, "first")
+    await own(store, JOB)
+    (before,) = await streams.append([batch(1, "a")])
+    await incarnate(store, "second")
+    (after,) = await streams.append([batch(2, "b")])
+    assert (after.first, after.last) == (2, 2)
+    assert after.epoch != before.epoch
+    assert await texts(store, settings, JOB) == ["a", "b"]
+
+
+async def test_a_stream_of_an_unknown_incarnation_keeps_its_epoch(streams: StreamLog, store: Store) -> None:
+    await store.call("DEL", keys.INCARNATION)
+    old = await streams.publish(TENANT, ROOM, event("x"))
+    await incarnate(store, "first")
+    assert (await streams.publish(TENANT, ROOM, event("y"))).epoch == old.epoch
+    await store.call("DEL", keys.INCARNATION)  # INFO is refused now: that is no restart
+    assert (await streams.publish(TENANT, ROOM, event("z"))).epoch == old.epoch
+    await incarnate(store, "second")
+    assert (await streams.publish(TENANT, ROOM, event("z"))).epoch != old.epoch
+
+
+async def test_a_publish_with_a_record_happens_once(streams: StreamLog, store: Store, settings: Settings) -> None:
+    record = keys.idempotency(TENANT, "ann", "k")
+    first = await streams.publish(TENANT, ROOM, event("a"), hash="h", records=[record])
+    again = await streams.publish(TENANT, ROOM, event("a"), hash="h", records=[record])
+    assert (first.duplicate, again.duplicate) == (False, True)
+    assert again[:2] == first[:2]
+    assert await texts(store, settings) == ["a"]
+    assert 0 < await store.call("TTL", record) <= 86_400
+
+
+async def test_a_record_of_another_request_is_a_conflict(streams: StreamLog, store: Store, settings: Settings) -> None:
+    record = keys.idempotency(TENANT, "ann", "k")
+    await streams.publish(TENANT, ROOM, event("a"), hash="h", records=[record])
+    with pytest.raises(Refused) as refused:
+        await streams.publish(TENANT, ROOM, event("b"), hash="other", records=[record])
+    assert refused.value.code == "conflict"
+    assert await texts(store, settings) == ["a"]
+
+
+async def test_any_of_several_records_makes_a_publish_a_repeat(streams: StreamLog, store: Store, settings: Settings) -> None:
+    await streams.publish(TENANT, ROOM, event("a"), hash="h", records=["rt:-:idem:k:ann:1"])
+    again = await streams.publish(TENANT, ROOM, event("a"), hash="h", records=["rt:-:idem:c:s:9", "rt:-:idem:k:ann:1"])
+    assert again.duplicate
+    assert await texts(store, settings) == ["a"]
+
+
+async def test_an_older_connection_of_a_session_publishes_nothing(streams: StreamLog, store: Store, settings: Settings) -> None:
+    opened = await open_session(store, settings, TENANT, "ann", None)
+    by = Authorship(opened.id, opened.generation)
+    await streams.publish(TENANT, ROOM, event("mine"), by=by)
+    newer = await open_session(store, settings, TENANT, "ann", opened.id)
+    with pytest.raises(TakenOver):
+        await streams.publish(TENANT, ROOM, event("stale"), by=by)
+    await streams.publish(TENANT, ROOM, event("newer"), by=Authorship(opened.id, newer.generation))
+    assert await texts(store, settings) == ["mine", "newer"]
+
+
+async def test_an_announcement_carries_the_stored_bytes(streams: StreamLog, store: Store) -> None:
+    await own(store, JOB)
+    async with store.listen() as listener:
+        await listener.subscribe(keys.live(TENANT, JOB))
+        assert (await listener.next(5) or ("",))[0] == "subscribe"
+        (answer,) = await streams.append([batch(1, "a", "b")])
+        kind, channel, data = await eventually(lambda: listener.next(1)) or ("", "", b"")
+    assert (kind, channel) == ("message", keys.live(TENANT, JOB))
+    head, *bodies = data.split(b"\n")
+    assert head.decode() == f"{answer.epoch} 1 2"
+    assert bodies == (await streams.read(TENANT, JOB, 0)).events
+
+
+async def test_a_large_announcement_carries_only_the_numbers(streams: StreamLog, store: Store) -> None:
+    async with store.listen() as listener:
+        await listener.subscribe(keys.live(TENANT, str(ROOM)))
+        assert (await listener.next(5) or ("",))[0] == "subscribe"
+        envelope = len(event("")) + len(b'"seq":1,')
+        exact = await streams.publish(TENANT, ROOM, event("x" * (32 * 1024 - envelope)))
+        _, _, data = await eventually(lambda: listener.next(1))
+        assert data.count(b"\n") == 1
+        assert len(data.partition(b"\n")[2]) == 32 * 1024
+        await streams.publish(TENANT, ROOM, event("x" * (32 * 1024 - envelope + 1)))
+        _, _, data = await eventually(lambda: listener.next(1))
+    assert data.decode() == f"{exact.epoch} 2 2"
+
+
+async def test_two_writers_at_once_make_no_hole_and_no_double(redis_url: str, streams: StreamLog, store: Store, settings: Settings) -> None:
+    other = Store(redis_url)
+    try:
+        writers = [streams, StreamLog(other, settings)]
+        seqs = await asyncio.gather(*(writers[i % 2].publish(TENANT, ROOM, event(str(i))) for i in range(200)))
+    finally:
+        await other.close()
+    assert sorted(one.seq for one in seqs) == list(range(1, 201))
+    by_seq = {one.seq: str(i) for i, one in enumerate(seqs)}
+    assert await texts(store, settings) == [by_seq[seq] for seq in range(1, 201)]
+
+
+async def test_a_store_that_is_away_is_unavailable_and_never_raises_its_library_s_errors(settings: Settings, tmp_path: object) -> None:
+    away = Store(f"unix://{tmp_path}/nobody.sock")
+    streams = StreamLog(away, settings)
+    calls = [
+        streams.publish(TENANT, ROOM, event("a")),
+        streams.append([batch(1, "a")]),
+        streams.read(TENANT, str(ROOM), 0),
+        streams.heads(TENANT, [str(ROOM)]),
+        streams.open(TENANT, [str(ROOM)]),
+        streams.trim(TENANT, str(ROOM), 0),
+    ]
+    for call in calls:
+        with pytest.raises(Unavailable):
+            await call
+    assert not await away.ping()
+    await away.close()
+
+
+async def test_stored_bytes_are_what_was_encoded_with_its_seq(streams: StreamLog) -> None:
+    raw = events.encode("message", str(ROOM), {"text": 'ünï "quoted"\n\x00 {"seq":9}'}, 7)
+    await streams.publish(TENANT, ROOM, raw)
+    (stored,) = (await streams.read(TENANT, str(ROOM), 0)).events
+    assert json.loads(stored) == {"seq": 1, **json.loads(raw)}

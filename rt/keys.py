@@ -5,7 +5,7 @@ job's keys from its id alone (claim, sweep) build the same names; `tests/test_ke
 """
 
 import re
-from typing import Literal, NamedTuple, cast
+from typing import Literal, NamedTuple
 from urllib.parse import quote, unquote
 
 from rt.errors import Refused
@@ -46,7 +46,7 @@ def parse_stream(name: object, loc: str = "stream") -> Stream:
     if isinstance(name, str):
         kind, colon, id = name.partition(":")
         if colon and kind in KINDS and len(id) <= 128 and _ID.fullmatch(id):
-            return Stream(cast(Kind, kind), id)
+            return Stream(kind, id)
     raise Refused.field(
         "invalid_frame",
         loc,

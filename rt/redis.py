@@ -162,7 +162,7 @@ class Store:
 
 
 async def insist(where: str, call: Callable[..., Awaitable[T]], *args: Any) -> T:
-    """Repeats `call(*args)`, with backoff, until Redis answers. Only for calls whose repeat is harmless: reads, and writes that carry an id."""
+    """Repeats `call(*args)`, with backoff, until Redis answers. For reads, and for writes that carry an id."""
     failures = 0
     while True:
         try:

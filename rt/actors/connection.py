@@ -31,7 +31,7 @@ from rt.settings import Settings
 from rt.streams.commands import Commands, request_hash, until_not_busy
 from rt.streams.log import Authorship, Page, StreamLog
 from rt.streams.replay import Head
-from rt.streams.sessions import Cursors, Entry, furthest, is_session_id, open_session
+from rt.streams.sessions import Cursors, Entry, is_session_id, open_session
 from rt.streams.tail import Live, Tail
 from rt.telemetry import get_logger, metrics
 from rt.tokens import Claims
@@ -298,7 +298,6 @@ class ConnectionActor(Actor[s.Message | None]):
             before = await parts.streams.heads(claims.tenant, streams)
             missing = frozenset(name for name, head in before.items() if not head.epoch)
             heads = before | (await parts.streams.open(claims.tenant, list(missing)) if missing else {})
-            user_from = None if user in stored.cursors else await furthest(parts.store, claims.tenant, claims.subject)
         except Refused as error:
             self.outbox.put_frame(error.frame())
             code = {"unauthorized": 4500, "token_expired": 4004, "forbidden": 4501, "unavailable": 1013}.get(error.code, 4502)
@@ -312,7 +311,7 @@ class ConnectionActor(Actor[s.Message | None]):
             claims.tenant, claims.subject, stored.id, stored.generation, lambda: self.tell(s.TakenOver(stored.generation + 1))
         )
         parts.cursors.add(self._entry)
-        opened = s.Opened(stored, claims, claims.expires_at - time.time(), given, heads, missing, user_from)
+        opened = s.Opened(stored, claims, claims.expires_at - time.time(), given, heads, missing)
         await self._step(opened)
 
     async def _authenticate(self, connect: Connect) -> Claims:
@@ -356,8 +355,9 @@ class ConnectionActor(Actor[s.Message | None]):
         self.tell(message)
 
     async def _command(self, command: Command) -> s.Message:
-        claims = self.session.claims
+        claims, entry = self.session.claims, self._entry
         assert claims is not None
+        assert entry is not None
         parts, by = self._parts, self._by
         match command:
             case Submit(id=id, job=name, input=input, options=options):
@@ -403,10 +403,14 @@ class ConnectionActor(Actor[s.Message | None]):
                 if not self._is_own(stream):
                     await parts.access.read_stream(claims, stream)
                 head = (await parts.streams.open(claims.tenant, [name]))[name]
+                if name not in self.session.follows:
+                    # Answered is kept: a process that dies now must not have forgotten it.
+                    await parts.cursors.put(entry, {f"c:{name}": str(cursor or Cursor(head.epoch, head.top))})
                 return s.Subscribed(id, name, cursor, head)
             case Unsubscribe(id=id, stream=name):
                 if self._is_own(parse_stream(name)):
                     raise Refused("forbidden", "the session's own stream and its user's are always followed")
+                await parts.cursors.put(entry, {f"c:{name}": ""})
                 return s.Unsubscribed(id, name)
             case Refresh(id=id, token=token):
                 fresh = await parts.authenticate.token(token)

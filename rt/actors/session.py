@@ -32,8 +32,6 @@ MAX_MALFORMED = 20
 #: A token's holder is told this long before its end, and cut this long after it (clocks differ).
 EXPIRING_S = 60.0
 LEEWAY_S = 10.0
-#: Time between `reconnect` and the close: what is under way may still arrive.
-DRAIN_CLOSE_S = 3.0
 
 
 # Messages
@@ -63,7 +61,6 @@ class Opened:
     given: dict[str, Cursor]
     heads: dict[str, Head]
     missing: frozenset[str]
-    user_from: Cursor | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,9 +152,10 @@ class TakenOver:
 
 @dataclass(frozen=True, slots=True)
 class Draining:
-    """The process ends; this client comes back `delay_ms` after the close."""
+    """The process ends: the connection is closed in `close_in_s`, and this client comes back `delay_ms` after that."""
 
     delay_ms: int
+    close_in_s: float
 
 
 Message = (
@@ -264,9 +262,18 @@ class Follow:
     #: Reads are numbered: the answer to an older question is not looked at.
     ticket: int = 0
     reading: bool = False
-    #: Whether the last event that the client has may be the terminal one, which the next read has to find out.
-    look_back: bool = False
+    #: Where the first read of a stream without an epoch begins.
+    start: Cursor = START
+    #: Up to where the log was looked at, while that is behind `sent`. What the client has already is not forwarded again,
+    #: but it may say what to follow (a `job.created` whose follow a killed process never stored) or be a job's end.
+    seen: int | None = None
+    #: What the client said at `connect` that it has: counts as acknowledged once the log was looked at that far.
+    claimed: int = 0
     pinged: int = 0
+
+    @property
+    def read_from(self) -> int:
+        return self.sent if self.seen is None else min(self.seen, self.sent)
 
     def stored(self) -> str:
         cursor = str(Cursor(self.epoch, self.acked)) if self.epoch else "0"
@@ -294,6 +301,8 @@ class Session:
         self.follows: dict[str, Follow] = {}
         #: Jobs that are done with, and where they were announced: kept until that announcement is acknowledged.
         self._done: dict[str, tuple[str, int]] = {}
+        #: What `connect` said of streams: a job may be found to be followed only later.
+        self._given: dict[str, Cursor] = {}
         self._wanted: dict[str, None] = {}
         self._reads = 0
         self._malformed = 0
@@ -377,10 +386,10 @@ class Session:
             case TakenOver(generation):
                 if self.connected and generation > self.generation:
                     yield from self._close(4003, "taken over by a newer connection")
-            case Draining(delay_ms):
+            case Draining(delay_ms, close_in_s):
                 if self.connected and not self._draining:
                     self._draining = True
-                    self._drain_close_at = now + DRAIN_CLOSE_S
+                    self._drain_close_at = now + close_in_s
                     yield Send({"type": "reconnect", "delay_ms": delay_ms, "reason": "deploy"})
                 elif not self.connected:
                     yield from self._close(1012, "restarting")
@@ -478,18 +487,15 @@ class Session:
         self.id, self.generation, self._done = stored.id, stored.generation, dict(stored.done)
         self._expire(now, opened.expires_in_s)
         self._ping_at = now + self._config.heartbeat_s
+        self._given = opened.given if stored.resumed else {}
         own, user = keys.session_stream(self.id), keys.user_stream(self.claims.subject)
         streams: dict[str, Any] = {}
         after: list[Effect] = []
         fields: dict[str, str] = {}
         for stream, head in opened.heads.items():
             known = stored.cursors.get(stream)
-            cursor = known.cursor if known else None
-            if stored.resumed and stream in opened.given:
-                cursor = opened.given[stream]
-            elif cursor is None and stream == user:
-                cursor = opened.user_from
-            placed = place(cursor or START, head)
+            acked = place(known.cursor if known else START, head)
+            placed = place(self._given[stream], head) if stream in self._given else acked
             streams[stream] = {"epoch": head.epoch, "seq": head.top, "recovered": placed.gap is None}
             if placed.gap:
                 after.append(_gap_frame(stream, head.epoch, placed.gap))
@@ -497,8 +503,12 @@ class Session:
                 # The job is forgotten, terminal event and all: nothing will ever come.
                 fields[f"c:{stream}"] = ""
                 continue
-            follow = Follow(head.epoch, placed.seq, head.top, placed.seq, known.origin if known else None)
-            follow.look_back = stream.startswith("job:") and placed.seq > 0
+            follow = Follow(head.epoch, placed.seq, head.top, min(acked.seq, placed.seq), known.origin if known else None)
+            follow.claimed = placed.seq
+            if stream.startswith("job:") and placed.seq > 0:
+                follow.seen = placed.seq - 1
+            elif acked.seq < placed.seq:
+                follow.seen = acked.seq
             follow.pinged = head.top
             self.follows[stream] = follow
             fields[f"c:{stream}"] = follow.stored()
@@ -536,7 +546,7 @@ class Session:
                     return
                 follow = self.follows[stream] = Follow(head.epoch, placed.seq, head.top, placed.seq)
             else:
-                follow.epoch, follow.sent, follow.final = head.epoch, placed.seq, None
+                follow.epoch, follow.sent, follow.final, follow.seen = head.epoch, placed.seq, None, None
                 follow.top = max(follow.top, head.top)
                 follow.acked = min(follow.acked, placed.seq) if gap is None else placed.seq
             follow.ticket += 1  # a read that is under way answers another question
@@ -560,7 +570,10 @@ class Session:
             return
         if stream in self._done or len(self.follows) >= MAX_FOLLOWED:
             return
-        follow = self.follows[stream] = Follow("", 0, 0, 0, origin)
+        follow = self.follows[stream] = Follow("", 0, 0, 0, origin, start=self._given.pop(stream, START))
+        follow.sent = follow.start.seq
+        if follow.sent > 0:
+            follow.seen = follow.sent - 1
         yield Store({f"c:{stream}": follow.stored()})
         yield from self._watch(stream, follow)
 
@@ -600,7 +613,9 @@ class Session:
             return
         head, events = page.head, page.events
         if follow.epoch == "":
-            placed = place(START, head)
+            placed = place(follow.start, head)
+            if placed.seq < follow.sent:  # it was read from the wrong place
+                events, follow.seen = [], None
             follow.epoch, follow.sent = head.epoch, placed.seq
             frame = {"type": "subscribed", "stream": stream, "epoch": head.epoch, "seq": head.top, "recovered": placed.gap is None}
             yield Send(frame)
@@ -612,7 +627,7 @@ class Session:
             events = yield from self._moved(stream, follow, head, events)
         follow.top = head.top if follow.top < head.top or follow.epoch != head.epoch else follow.top
         yield from self._read_events(stream, follow, head, events)
-        if follow.sent < max(follow.top, head.top) and stream in self.follows:
+        if (follow.sent < max(follow.top, head.top) or follow.seen is not None) and stream in self.follows:
             self._want(stream)
 
     def _moved(self, stream: str, follow: Follow, head: Head, events: list[bytes]) -> Generator[Effect, None, list[bytes]]:
@@ -631,14 +646,16 @@ class Session:
         return [] if moved_back else events
 
     def _read_events(self, stream: str, follow: Follow, head: Head, events: list[bytes]) -> Iterator[Effect]:
-        look_back, follow.look_back = follow.look_back, False
         run: list[bytes] = []
         expected = follow.sent + 1
         for raw in events:
             seq = seq_of(raw)
             if seq < expected:
-                if look_back and is_final(raw):
-                    follow.final = seq
+                follow.seen = seq
+                if stream.startswith("job:"):
+                    follow.final = seq if is_final(raw) else follow.final
+                elif job := created_job(raw):
+                    yield from self._follow_job(keys.job_stream(job), (stream, seq))
                 continue
             if seq > expected:
                 # Entries were taken out of the middle of the log by hand: said, and never asked for again.
@@ -648,6 +665,8 @@ class Session:
                 follow.sent = seq - 1
             run.append(raw)
             expected = seq + 1
+        if follow.seen is not None and (follow.seen >= follow.sent or not events or run):
+            yield from self._looked_back(stream, follow)
         yield from self._forward(stream, follow, run, replayed=True)
         if not events and follow.sent < head.top and head.first <= follow.sent + 1:
             yield _gap_frame(stream, head.epoch, Gap("expired", follow.sent + 1, head.top))
@@ -656,8 +675,15 @@ class Session:
             if follow.watching:
                 follow.watching = follow.watched = False
                 yield Unwatch(stream)
-            if follow.acked >= follow.final:
+            if follow.acked >= follow.final and stream in self.follows:
                 yield Store(self._finish(stream, follow))
+
+    def _looked_back(self, stream: str, follow: Follow) -> Iterator[Effect]:
+        """Everything that the client has was looked at: what it said at `connect` counts as acknowledged from here on."""
+        follow.seen = None
+        if min(follow.claimed, follow.sent) > follow.acked:
+            follow.acked = min(follow.claimed, follow.sent)
+            yield Store({f"c:{stream}": follow.stored()})
 
     def _forward(self, stream: str, follow: Follow, events: list[bytes], *, replayed: bool) -> Iterator[Effect]:
         if not events:
@@ -694,7 +720,7 @@ class Session:
                 follow.reading = True
                 follow.ticket += 1
                 self._reads += 1
-                yield Read(stream, follow.sent - 1 if follow.look_back else follow.sent, follow.ticket)
+                yield Read(stream, follow.read_from, follow.ticket)
 
     # time
 

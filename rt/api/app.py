@@ -47,6 +47,7 @@ class Web:
             redoc_url=None,
             openapi_url=None,
             redirect_slashes=False,
+            generate_unique_id_function=lambda route: route.name,
             middleware=[
                 Middleware(Measured),
                 Middleware(SecurityHeaders),

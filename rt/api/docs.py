@@ -21,7 +21,10 @@ _DESCRIPTION = (
 #: Schemas that the handlers' signatures do not show: bodies that our own codec reads, answers that are joined from stored bytes.
 _SCHEMAS = (NewJob, NewEvent, EventPage, Problem)
 
-_CSP = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+_CSP = "; ".join(
+    ["default-src 'none'", *(f"{one} 'self'" for one in ("script-src", "style-src", "connect-src"))]
+    + [f"{one} 'none'" for one in ("base-uri", "form-action", "frame-ancestors")]
+)
 
 
 def document(app: FastAPI) -> dict[str, Any]:

@@ -67,8 +67,10 @@ class JobStatus(BaseModel):
     "/v1/jobs",
     status_code=202,
     response_model=AcceptedJob,
-    responses={200: {"description": "The same key and body again: the same job.", "model": AcceptedJob}}
-    | responses(400, 401, 403, 404, 409, 413, 422, 503),
+    responses=responses(
+        *(400, 401, 403, 404, 409, 413, 422, 503),
+        ok={"description": "The same key and body again: the same job.", "model": AcceptedJob},
+    ),
     openapi_extra=takes(NewJob),
 )
 async def submit_job(who: Caller, parts: Parts, new: Annotated[NewJob, body(NewJob)], idempotency_key: IdempotencyKey = None) -> Response:
@@ -128,7 +130,7 @@ async def get_job(who: Caller, parts: Parts, id: JobId) -> Response:
     "/v1/jobs/{id}/cancel",
     status_code=202,
     response_model=JobStatus,
-    responses={200: {"description": "It is cancelled already.", "model": JobStatus}} | responses(401, 403, 404, 409, 422, 503),
+    responses=responses(401, 403, 404, 409, 422, 503, ok={"description": "It is cancelled already.", "model": JobStatus}),
 )
 async def cancel_job(who: Caller, parts: Parts, id: JobId) -> Response:
     """Cancels a job: a waiting one at once, a running one with its next write. 409 with its status where it has ended otherwise."""

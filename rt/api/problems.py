@@ -86,10 +86,12 @@ def problem(error: Refused, *, status: int | None = None, headers: dict[str, str
     return Response(to_json_bytes(body), status, headers, MEDIA_TYPE)
 
 
-def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """What OpenAPI says of the problems of a call."""
+def responses(*statuses: int, ok: dict[str, Any] | None = None) -> dict[int | str, dict[str, Any]]:
+    """What OpenAPI says of the problems of a call, and of its 200 where that has to be described."""
     content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    return {status: {"description": HTTPStatus(status).phrase, "content": content} for status in statuses}
+    said: dict[int | str, dict[str, Any]] = {200: ok} if ok else {}
+    said.update({one: {"description": HTTPStatus(one).phrase, "content": content} for one in statuses})
+    return said
 
 
 def install(app: FastAPI) -> None:
@@ -127,6 +129,9 @@ class Unexpected:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
         started = False
 
         async def noting(message: Message) -> None:

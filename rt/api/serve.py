@@ -25,6 +25,8 @@ log = get_logger("rt.serve")
 
 #: After the last drained connection, for responses that are still being written.
 GRACE_S = 3
+#: Between `reconnect` and the close: what is under way may still arrive.
+CLOSE_IN_S = 3.0
 
 
 class Server(uvicorn.Server):
@@ -71,7 +73,7 @@ async def drain(services: Services, settings: Settings) -> None:
     actors = [one for one in services.supervisor.actors if isinstance(one, ConnectionActor)]
     window_ms = max(500.0, len(actors) / settings.accept_rate * 1000)
     for actor in actors:
-        actor.tell(Draining(int(random.uniform(0, window_ms))))
+        actor.tell(Draining(int(random.uniform(0, window_ms)), min(CLOSE_IN_S, settings.drain_s / 2)))
     if actors:
         log.info("draining", connections=len(actors), over_ms=int(window_ms))
     deadline = asyncio.get_running_loop().time() + settings.drain_s

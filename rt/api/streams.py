@@ -31,6 +31,9 @@ _SSE: dict[str, Any] = {
     "content": {"text/event-stream": {"schema": {"type": "string"}}},
 }
 
+_PAGE = {"application/json": {"schema": {"$ref": "#/components/schemas/EventPage"}}}
+_SSE_OR_PAGE = _SSE | {"content": _SSE["content"] | _PAGE}
+
 router = APIRouter(tags=["streams"])
 
 LastEventId = Annotated[str | None, Header(max_length=64, description="Resumes after this event; wins over `cursor`.")]
@@ -73,18 +76,13 @@ class EventPage(BaseModel):
     gap: StreamGap | None = None
 
 
-@router.get("/v1/jobs/{id}/events", tags=["jobs"], response_class=Response, responses={200: _SSE} | responses(401, 403, 404, 422, 503))
+@router.get("/v1/jobs/{id}/events", tags=["jobs"], response_class=Response, responses=responses(401, 403, 404, 422, 503, ok=_SSE))
 async def job_events(who: Caller, parts: Parts, id: JobId, cursor: From = None, last_event_id: LastEventId = None) -> Response:
     """A job's events from its first on, or after a cursor; ends after the terminal one."""
     return await _follow_job(who, parts, id, _cursor(last_event_id, cursor))
 
 
-@router.get(
-    "/v1/streams/{stream}/events",
-    response_class=Response,
-    responses={200: _SSE | {"content": _SSE["content"] | {"application/json": {"schema": {"$ref": "#/components/schemas/EventPage"}}}}}
-    | responses(401, 403, 404, 422, 503),
-)
+@router.get("/v1/streams/{stream}/events", response_class=Response, responses=responses(401, 403, 404, 422, 503, ok=_SSE_OR_PAGE))
 async def stream_events(
     request: Request,
     who: Caller,
@@ -109,8 +107,10 @@ async def stream_events(
     "/v1/streams/{stream}/events",
     status_code=201,
     response_model=PublishedEvent,
-    responses={200: {"description": "The same key and body again: the same event.", "model": PublishedEvent}}
-    | responses(400, 401, 403, 409, 413, 422, 503),
+    responses=responses(
+        *(400, 401, 403, 409, 413, 422, 503),
+        ok={"description": "The same key and body again: the same event.", "model": PublishedEvent},
+    ),
     openapi_extra=takes(NewEvent),
 )
 async def publish_event(

@@ -78,20 +78,22 @@ class Commands:
                 told = answer["refused"]
                 raise Refused(told["code"], told["message"], details=told.get("details"), facts=told.get("facts"))
             return answer["data"]
+        refused: Refused | None = None
+        broken: Exception | None = None
         async with asyncio.TaskGroup() as group:
             holding = group.create_task(self._hold(record, cursors, hash, token, by))
             try:
                 answer = {"data": await effect()}
-                refused = None
             except Refused as error:
                 refused = error
                 answer = {"refused": {"code": error.code, "message": error.message, "details": error.details, "facts": error.facts}}
-            except Exception:
-                # Not remembered: the handler broke, and the same id may be tried again.
-                await self._finish(record, hash, token, b"")
-                holding.cancel()
-                raise
+            except Exception as error:
+                broken = error  # raised below: out of here it would come as a group
             holding.cancel()
+        if broken:
+            # Not remembered: the handler broke, and the same id may be tried again.
+            await self._finish(record, hash, token, b"")
+            raise broken
         await self._finish(record, hash, token, b"" if refused and refused.temporary else to_json_bytes(answer))
         if refused:
             raise refused

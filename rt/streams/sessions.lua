@@ -1,10 +1,13 @@
 -- Opens a session, and raises its generation: from here on every older connection of it is refused.
--- KEYS: cursors hash, the session stream's live channel. ARGV: subject, ttl_s, '1' to begin a new session.
+-- KEYS: cursors hash, the session stream's live channel, the furthest acknowledgement of the subject's stream.
+-- ARGV: subject, ttl_s, '1' to begin a new session, the subject's stream.
 -- Returns { 'ok', generation, field, value, ... } or { 'unknown' } or { 'foreign' }.
 if ARGV[3] == '1' then
-  redis.call('HSET', KEYS[1], 'owner', ARGV[1], 'generation', 1)
+  -- What came while nobody was there reaches a new device: it begins where the furthest of the others has been.
+  local from = redis.call('GET', KEYS[3]) or '0'
+  redis.call('HSET', KEYS[1], 'owner', ARGV[1], 'generation', 1, 'c:' .. ARGV[4], from)
   redis.call('EXPIRE', KEYS[1], ARGV[2])
-  return { 'ok', 1 }
+  return { 'ok', 1, 'c:' .. ARGV[4], from }
 end
 local owner = redis.call('HGET', KEYS[1], 'owner')
 if not owner then return { 'unknown' } end

@@ -13,7 +13,7 @@ import asyncio
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rt import keys
 from rt.cursor import Cursor, parse_cursor
@@ -60,33 +60,32 @@ async def open_session(store: Store, settings: Settings, tenant: str, subject: s
     Raises Refused("forbidden") when it belongs to another subject, and Unavailable.
     """
     if id is not None:
-        names = [keys.cursors(tenant, id), keys.live(tenant, keys.session_stream(id))]
-        reply = await store.run(SESSIONS, names, [subject, settings.session_ttl_s, ""])
-        match reply[0]:
-            case b"foreign":
-                raise Refused("forbidden", "this session belongs to another subject")
-            case b"ok":
-                session = Session(id, int(reply[1]), True)
-                for name, value in zip(reply[2::2], reply[3::2], strict=True):
-                    kind, stream, text = name[:2], name[2:].decode(), value.decode()
-                    if kind == b"c:":
-                        cursor, *origin = text.split(" ")
-                        session.cursors[stream] = Known(parse_cursor(cursor), (origin[0], int(origin[1])) if origin else None)
-                    else:
-                        by, seq = text.split(" ")
-                        session.done[stream] = (by, int(seq))
-                return session
+        reply = await _open(store, settings, tenant, subject, id, "")
+        if reply[0] == b"foreign":
+            raise Refused("forbidden", "this session belongs to another subject")
+        if reply[0] == b"ok":
+            return _session(id, reply, resumed=True)
     new = secrets.token_urlsafe(32)  # 256 bits: the id is what a thief would have to guess
-    await store.run(
-        SESSIONS, [keys.cursors(tenant, new), keys.live(tenant, keys.session_stream(new))], [subject, settings.session_ttl_s, "1"]
-    )
-    return Session(new, 1, False)
+    return _session(new, await _open(store, settings, tenant, subject, new, "1"), resumed=False)
 
 
-async def furthest(store: Store, tenant: str, subject: str) -> Cursor | None:
-    """The furthest acknowledgement of the subject's `user:` stream by any of its sessions."""
-    known = await store.call("GET", keys.furthest(tenant, subject))
-    return parse_cursor(known.decode()) if known else None
+async def _open(store: Store, settings: Settings, tenant: str, subject: str, id: str, begin: str) -> list[Any]:
+    names = [keys.cursors(tenant, id), keys.live(tenant, keys.session_stream(id)), keys.furthest(tenant, subject)]
+    reply: list[Any] = await store.run(SESSIONS, names, [subject, settings.session_ttl_s, begin, keys.user_stream(subject)])
+    return reply
+
+
+def _session(id: str, reply: list[Any], *, resumed: bool) -> Session:
+    session = Session(id, int(reply[1]), resumed)
+    for name, value in zip(reply[2::2], reply[3::2], strict=True):
+        kind, stream, text = name[:2], name[2:].decode(), value.decode()
+        if kind == b"c:":
+            cursor, *origin = text.split(" ")
+            session.cursors[stream] = Known(parse_cursor(cursor), (origin[0], int(origin[1])) if origin else None)
+        else:
+            by, seq = text.split(" ")
+            session.done[stream] = (by, int(seq))
+    return session
 
 
 @dataclass(slots=True, eq=False)
@@ -115,6 +114,11 @@ class Cursors:
     def add(self, entry: Entry) -> None:
         entry.renew_at = asyncio.get_running_loop().time() + RENEW_S
         self._entries.add(entry)
+
+    async def put(self, entry: Entry, fields: dict[str, str]) -> None:
+        """Stores changes now, with what waits: for what is answered with a promise. Raises Unavailable."""
+        entry.fields |= fields
+        await self.save([entry])
 
     async def remove(self, entry: Entry) -> None:
         """Stores what is left of it. Never raises: what cannot be stored is read again by the client."""

@@ -111,7 +111,7 @@ class ConnectionActor(Actor[s.Message | None]):
         self._lane_room.set()
         self._handlers = asyncio.Semaphore(MAX_HANDLERS)
         self._timer: asyncio.TimerHandle | None = None
-        self._missed: dict[str, int] = {}
+        self._missed: dict[str, Live] = {}
         self._told: dict[object, s.Message] = {}
         self.opened_at = time.time()
         #: The code that the connection was closed with by this side; None while it lives.
@@ -121,13 +121,13 @@ class ConnectionActor(Actor[s.Message | None]):
 
     def on_live(self, stream: str, live: Live) -> None:
         if stream in self._missed:
-            self._missed[stream] = live.last
+            self._missed[stream] = live
             return
         try:
             self.mailbox.put_nowait(s.News(stream, live))
         except MailboxFull:
             metrics.mailbox_full.inc()
-            self._missed[stream] = live.last
+            self._missed[stream] = live
         except MailboxClosed:
             pass
 
@@ -154,8 +154,8 @@ class ConnectionActor(Actor[s.Message | None]):
         while self._told:
             await self._step(self._told.pop(next(iter(self._told))))
         while self._missed:
-            stream, top = self._missed.popitem()
-            await self._step(s.Missed(stream, top))
+            stream, live = self._missed.popitem()
+            await self._step(s.Missed(stream, live.epoch, live.last))
         self._arm()
 
     async def _step(self, message: s.Message) -> None:

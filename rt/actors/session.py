@@ -6,7 +6,7 @@ an event is forwarded when it is the next one after `sent`; for anything else th
 While the log is read, or the client is slow, announcements only raise `top`, the goal of the next read.
 """
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,6 +74,7 @@ class Missed:
     """An announcement up to `top` could not be put into the mailbox."""
 
     stream: str
+    epoch: str
     top: int
 
 
@@ -259,9 +260,11 @@ class Follow:
     final: int | None = None
     watching: bool = False
     watched: bool = False
-    #: Reads are numbered: the answer to an older question is not looked at.
+    #: The read under way, 0 for none. Numbers are the connection's own: the answer to an older question, or to one that was
+    #: asked before the stream was left and followed again, is not looked at.
     ticket: int = 0
-    reading: bool = False
+    #: Whether something newer than the read under way was announced: otherwise its page says what the top is.
+    announced: bool = False
     #: Where the first read of a stream without an epoch begins.
     start: Cursor = START
     #: Up to where the log was looked at, while that is behind `sent`. What the client has already is not forwarded again,
@@ -305,6 +308,7 @@ class Session:
         self._given: dict[str, Cursor] = {}
         self._wanted: dict[str, None] = {}
         self._reads = 0
+        self._tickets = 0
         self._malformed = 0
         self._opening = False
         self._received_at = now
@@ -350,9 +354,9 @@ class Session:
                 if follow := self.follows.get(stream):
                     follow.watched = True
                     self._want(stream)
-            case Missed(stream, top):
+            case Missed(stream, epoch, top):
                 if follow := self.follows.get(stream):
-                    follow.top = max(follow.top, top)
+                    self._raise_top(follow, epoch, top)
                     self._want(stream)
             case Checked(stream, head):
                 follow = self.follows.get(stream)
@@ -444,7 +448,7 @@ class Session:
             if seq < 0:
                 raise Refused.field("invalid_frame", f"cursors.{stream}", "a seq is not negative")
             follow = self.follows.get(stream)
-            if follow is None or (cursor is not None and cursor.epoch != follow.epoch):
+            if follow is None or not follow.epoch or (cursor is not None and cursor.epoch != follow.epoch):
                 continue
             if seq > max(follow.top, follow.sent):
                 raise Refused.field("invalid_frame", f"cursors.{stream}", f"the newest event is {max(follow.top, follow.sent)}")
@@ -546,10 +550,10 @@ class Session:
                     return
                 follow = self.follows[stream] = Follow(head.epoch, placed.seq, head.top, placed.seq)
             else:
+                follow.top = max(follow.top, head.top) if follow.epoch == head.epoch else head.top
                 follow.epoch, follow.sent, follow.final, follow.seen = head.epoch, placed.seq, None, None
-                follow.top = max(follow.top, head.top)
                 follow.acked = min(follow.acked, placed.seq) if gap is None else placed.seq
-            follow.ticket += 1  # a read that is under way answers another question
+            follow.ticket = 0  # a read that is under way answers another question
             follow.pinged = head.top
             yield Store({f"c:{stream}": follow.stored()})
         frame = {"type": "subscribed", "id": message.id, "stream": stream, "epoch": head.epoch, "seq": head.top, "recovered": gap is None}
@@ -588,11 +592,10 @@ class Session:
         follow = self.follows.get(stream)
         if follow is None:
             return
-        if follow.epoch in (live.epoch, ""):
-            follow.top = max(follow.top, live.last)
-        elif follow.reading:
+        self._raise_top(follow, live.epoch, live.last)
+        if follow.ticket and live.epoch != follow.epoch:
             self._want(stream)
-        if not follow.watched or follow.reading or stream in self._wanted:
+        if not follow.watched or follow.ticket or stream in self._wanted:
             return  # a read is under way or will be; it goes as far as `top`
         match join(follow.epoch, follow.sent, live.epoch, live.first, live.last):
             case "next" if live.events is not None and room > 0:
@@ -602,20 +605,23 @@ class Session:
             case _:
                 self._want(stream)
 
+    def _raise_top(self, follow: Follow, epoch: str, top: int) -> None:
+        # A top of another epoch says nothing: raised by one, the reads would go on for an event that never comes.
+        if epoch == follow.epoch and top > follow.top:
+            follow.top, follow.announced = top, True
+
     def _page(self, stream: str, ticket: int, page: Page) -> Iterator[Effect]:
         self._reads -= 1
         follow = self.follows.get(stream)
-        if follow is None:
+        if follow is None or ticket != follow.ticket:
             return
-        follow.reading = False
-        if ticket != follow.ticket:
-            self._want(stream)
-            return
+        follow.ticket = 0
         head, events = page.head, page.events
+        if not follow.announced:
+            follow.top = min(follow.top, head.top)  # Redis may have less than it announced
+        read_from = follow.read_from
         if follow.epoch == "":
             placed = place(follow.start, head)
-            if placed.seq < follow.sent:  # it was read from the wrong place
-                events, follow.seen = [], None
             follow.epoch, follow.sent = head.epoch, placed.seq
             frame = {"type": "subscribed", "stream": stream, "epoch": head.epoch, "seq": head.top, "recovered": placed.gap is None}
             yield Send(frame)
@@ -624,26 +630,28 @@ class Session:
             follow.pinged = head.top
             yield Store({f"c:{stream}": follow.stored()})
         elif follow.epoch != head.epoch or head.top < follow.sent or head.first > follow.sent + 1:
-            events = yield from self._moved(stream, follow, head, events)
-        follow.top = head.top if follow.top < head.top or follow.epoch != head.epoch else follow.top
+            yield from self._moved(stream, follow, head)
+        follow.top = max(follow.top, head.top)
+        if follow.read_from < read_from:  # it was read from the wrong place
+            self._want(stream)
+            return
         yield from self._read_events(stream, follow, head, events)
         if (follow.sent < max(follow.top, head.top) or follow.seen is not None) and stream in self.follows:
             self._want(stream)
 
-    def _moved(self, stream: str, follow: Follow, head: Head, events: list[bytes]) -> Generator[Effect, None, list[bytes]]:
-        """The log is not what it was: another epoch, or its beginning is gone. Returns the events that still follow."""
+    def _moved(self, stream: str, follow: Follow, head: Head) -> Iterator[Effect]:
+        """The log is not what it was: another epoch, or its beginning is gone."""
         placed = place(Cursor(follow.epoch, follow.sent), head)
         if follow.epoch != head.epoch:
             frame = {"type": "subscribed", "stream": stream, "epoch": head.epoch, "seq": head.top, "recovered": placed.gap is None}
             yield Send(frame)
         if placed.gap:
             yield _gap_frame(stream, head.epoch, placed.gap)
-        moved_back = placed.seq < follow.sent
         follow.epoch, follow.sent, follow.top = head.epoch, placed.seq, head.top
         # What was acknowledged under the old epoch says nothing about the new one's numbers, unless nothing was lost.
         follow.acked = min(follow.acked, placed.seq) if placed.moved or (placed.gap and placed.gap.first) else placed.seq
+        follow.pinged = head.top
         yield Store({f"c:{stream}": follow.stored()})
-        return [] if moved_back else events
 
     def _read_events(self, stream: str, follow: Follow, head: Head, events: list[bytes]) -> Iterator[Effect]:
         run: list[bytes] = []
@@ -715,10 +723,10 @@ class Session:
             follow = self.follows.get(stream)
             if follow is None:
                 del self._wanted[stream]
-            elif not follow.reading and follow.watched:
+            elif not follow.ticket and follow.watched:
                 del self._wanted[stream]
-                follow.reading = True
-                follow.ticket += 1
+                self._tickets += 1
+                follow.ticket, follow.announced = self._tickets, False
                 self._reads += 1
                 yield Read(stream, follow.read_from, follow.ticket)
 

@@ -48,7 +48,9 @@ JobId = Annotated[str, Depends(_job_id)]
 NamedStream = Annotated[Stream, Depends(_stream)]
 
 #: The header `Idempotency-Key`: the same key makes the same call take effect once in 24 h.
-IdempotencyKey = Annotated[Key | None, Header(description="1 to 255 visible ASCII characters; kept per subject for 24 h.")]
+IdempotencyKey = Annotated[
+    Key | None, Header(alias="Idempotency-Key", description="1 to 255 visible ASCII characters; kept per subject for 24 h.")
+]
 
 
 def body(model: type[M]) -> Any:

@@ -36,7 +36,9 @@ _SSE_OR_PAGE = _SSE | {"content": _SSE["content"] | _PAGE}
 
 router = APIRouter(tags=["streams"])
 
-LastEventId = Annotated[str | None, Header(max_length=64, description="Resumes after this event; wins over `cursor`.")]
+LastEventId = Annotated[
+    str | None, Header(alias="Last-Event-ID", max_length=64, description="Resumes after this event; wins over `cursor`.")
+]
 From = Annotated[str | None, Query(max_length=64, description='As `Last-Event-ID`; `"0"` is the start.')]
 
 

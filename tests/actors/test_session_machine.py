@@ -310,6 +310,8 @@ class Wire(RuleBasedStateMachine):
 
     def open(self, resumed: bool, given: dict[str, Cursor]) -> None:
         self.generation += 1
+        if not resumed:
+            self.stored = {f"c:{USER}": str(self.furthest) if self.furthest else "0"}
         stored = StoredSession("s", self.generation, resumed)
         for key, value in self.stored.items():
             kind, name = key[:2], key[2:]
@@ -324,12 +326,9 @@ class Wire(RuleBasedStateMachine):
         for name in missing:
             self.logs[name].begin(self.incarnation, self.word())
         heads = {name: self.logs[name].head() for name in names}
-        user_from = None if USER in stored.cursors else self.furthest
         self.given = given
         self.base = {name: stored.cursors[name].cursor if name in stored.cursors else START for name in names}
-        if USER not in stored.cursors and user_from:
-            self.base[USER] = user_from
-        self.opening = s.Opened(stored, CLAIMS, 1e9, given, heads, missing, user_from)
+        self.opening = s.Opened(stored, CLAIMS, 1e9, given, heads, missing)
 
     def begin(self, task: Task) -> None:
         """The part of a task that looks at Redis."""
@@ -344,8 +343,14 @@ class Wire(RuleBasedStateMachine):
             case Subscribe(id=id, stream=name, cursor=text):
                 log = self.logs[name]
                 log.epoch or log.begin(self.incarnation, self.word())
-                task.answer = s.Subscribed(id, name, parse_cursor(text) if text is not None else None, log.head())
+                cursor = parse_cursor(text) if text is not None else None
+                if self.session and name not in self.session.follows:
+                    self.unsaved[f"c:{name}"] = str(cursor or Cursor(log.epoch, log.top))
+                    self.flush()
+                task.answer = s.Subscribed(id, name, cursor, log.head())
             case Unsubscribe(id=id, stream=name):
+                self.unsaved[f"c:{name}"] = ""
+                self.flush()
                 task.answer = s.Unsubscribed(id, name)
 
     @precondition(lambda self: self.session is None)
@@ -648,7 +653,7 @@ class Wire(RuleBasedStateMachine):
             assert job in self.places, f"{job} was announced and is not followed"
 
     def run_until_quiet(self) -> None:
-        for _ in range(10_000):
+        for _ in range(2_000):
             if self.outbox:
                 self.client_reads(100)
             elif self.tasks:
@@ -667,7 +672,7 @@ class Wire(RuleBasedStateMachine):
 
 
 def missed(name: str, epoch: str, top: int) -> s.Missed:
-    return s.Missed(name, top)
+    return s.Missed(name, epoch, top)
 
 
 ROUTER = Router(App())

@@ -225,5 +225,3 @@ def test_a_request_s_hash_does_not_depend_on_the_order_of_members() -> None:
     assert request_hash({"a": 1, "b": [{"x": 1, "y": 2}]}) == request_hash({"b": [{"y": 2, "x": 1}], "a": 1})
     distinct: list[Any] = [{"a": 1}, {"a": "1"}, {"a": [1]}, {"a": None}, {}, [], None, "", 0, False, [1, 2], [2, 1]]
     assert len({request_hash(one) for one in distinct}) == len(distinct)
-
-

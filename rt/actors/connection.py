@@ -405,7 +405,8 @@ class ConnectionActor(Actor[s.Message | None]):
                 head = (await parts.streams.open(claims.tenant, [name]))[name]
                 if name not in self.session.follows:
                     # Answered is kept: a process that dies now must not have forgotten it.
-                    await parts.cursors.put(entry, {f"c:{name}": str(cursor or Cursor(head.epoch, head.top))})
+                    begins = Cursor(head.epoch, head.top) if cursor is None else cursor
+                    await parts.cursors.put(entry, {f"c:{name}": str(begins) if begins.epoch else "0"})
                 return s.Subscribed(id, name, cursor, head)
             case Unsubscribe(id=id, stream=name):
                 if self._is_own(parse_stream(name)):

@@ -113,6 +113,7 @@ class Worker(ArqWorker):
                 await hook()
             else:
                 await asyncio.to_thread(hook)
+        await asyncio.to_thread(model.load)
         # Last: a model says that the worker is ready.
         self.runner.model = model
 

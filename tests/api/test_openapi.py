@@ -7,8 +7,11 @@ from openapi_spec_validator import validate
 
 from tests.api.conftest import Web
 
-#: Nothing here depends on the store.
-pytestmark = pytest.mark.parametrize("redis_kind", ["fake"])
+
+@pytest.fixture
+def redis_kind() -> str:
+    """Nothing here depends on the store."""
+    return "fake"
 
 
 async def test_the_document_is_valid_and_complete(web: Web) -> None:

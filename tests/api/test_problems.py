@@ -13,8 +13,11 @@ from rt.settings import Settings
 from rt.telemetry import configure_logging
 from tests.api.conftest import Serve, Web, code
 
-#: Nothing here depends on the store.
-pytestmark = pytest.mark.parametrize("redis_kind", ["fake"])
+
+@pytest.fixture
+def redis_kind() -> str:
+    """Nothing here depends on the store."""
+    return "fake"
 
 
 async def test_malformed_json_is_400(web: Web) -> None:

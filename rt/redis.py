@@ -172,7 +172,7 @@ async def _heeding_cancel(awaitable: Awaitable[T]) -> T:
     try:
         return await awaitable
     finally:
-        if False and task and task.cancelling() > before:
+        if task and task.cancelling() > before:
             raise asyncio.CancelledError
 
 

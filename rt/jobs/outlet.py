@@ -46,6 +46,12 @@ class Outlet:
         return self._bytes >= BUFFER_BYTES
 
     def add_text(self, text: str) -> None:
+        """Raises JobError("bad_event") for a text that no encoder takes (half a surrogate pair)."""
+        if not text.isascii():
+            try:
+                text.encode()
+            except UnicodeEncodeError:
+                raise JobError("bad_event", "the text holds half a surrogate pair") from None
         self._seal_progress()
         self._texts.append(text)
         self._bytes += len(text)
@@ -78,11 +84,13 @@ class Outlet:
             await self._landed.wait()
 
     async def wait_landed(self) -> None:
-        """Returns when no batch is under way. Cancelling is safe."""
+        """Returns when no batch is under way, and none will be before the caller waits again. Cancelling is safe."""
+        # A loop: between a landing and the turn in which this is heard of, what waited may have taken off.
+        while self._flight is not None:
+            await self._landed.wait()
         if self._timer:
             self._timer.cancel()
             self._timer = None
-        await self._landed.wait()
 
     async def flush(self, checkpoint: bytes = b"") -> None:
         """Returns when everything that was added before is in the stream, `checkpoint` (JSON) with its last seq."""

@@ -26,6 +26,7 @@ IDLE_CHECK_S = 30.0
 #: Silence after which the connection is asked whether it lives, and again the same time for its answer.
 PING_S = 5.0
 _RECONNECT_S = (0.05, 1.0)
+_ALWAYS = "rt:tail"
 
 
 class Live(NamedTuple):
@@ -68,6 +69,8 @@ class Tail:
         self._followed: dict[str, _Followed] = {}
         self._to_subscribe: set[str] = set()
         self._to_drop: set[str] = set()
+        #: Channels that a new connection has still to confirm; then what the old one may have swallowed is looked for.
+        self._unconfirmed: set[str] = set()
         self._changed = asyncio.Event()
         self._listener: Listener | None = None
         self._check_all = asyncio.Event()
@@ -103,6 +106,7 @@ class Tail:
         if not one.sinks:
             del self._followed[channel]
             self._to_subscribe.discard(channel)
+            self._confirm(channel)
             self._to_drop.add(channel)
             self._changed.set()
 
@@ -119,8 +123,8 @@ class Tail:
                     metrics.redis_errors.labels("tail").inc()
                 finally:
                     self._listener = None
+                    failures = 0 if self.connected.is_set() else failures + 1
                     self.connected.clear()
-                failures = 0 if self._check_all.is_set() else failures + 1
                 low, high = _RECONNECT_S
                 await asyncio.sleep(random.uniform(low, min(high, low * 2.0**failures)))
 
@@ -129,8 +133,9 @@ class Tail:
             followed.confirmed.clear()
         self._to_drop.clear()
         self._to_subscribe = set(self._followed)
+        self._unconfirmed = {_ALWAYS, *self._followed}
         # A channel that nobody uses keeps the connection subscribed, so that it can be read before the first follow.
-        await listener.subscribe("rt:tail")
+        await listener.subscribe(_ALWAYS)
         subscriber = group.create_task(self._subscribe(listener), name="tail subscriptions")
         self._listener = listener
         silent = False
@@ -150,13 +155,19 @@ class Tail:
                     if one := self._followed.get(channel):
                         self._announce(one, data)
                 elif kind == "subscribe":
-                    if channel == "rt:tail":
+                    if channel == _ALWAYS:
                         self.connected.set()
-                        self._check_all.set()
                     elif one := self._followed.get(channel):
                         one.confirmed.set()
+                    self._confirm(channel)
         finally:
             subscriber.cancel()
+
+    def _confirm(self, channel: str) -> None:
+        if channel in self._unconfirmed:
+            self._unconfirmed.discard(channel)
+            if not self._unconfirmed:
+                self._check_all.set()
 
     async def _subscribe(self, listener: Listener) -> None:
         """Sends what followers asked for since the last time: many of them in one command."""

@@ -108,6 +108,7 @@ class Wire(RuleBasedStateMachine):
         self.jobs: list[str] = []
         self.numbers = itertools.count(1)
         self.incarnation = 1
+        self.lost_some = False
         # What Redis keeps of the session, and what has not been written there yet.
         self.stored: dict[str, str] = {}
         self.unsaved: dict[str, str] = {}
@@ -229,6 +230,7 @@ class Wire(RuleBasedStateMachine):
     def stream_vanishes(self, data: st.DataObject) -> None:
         name = data.draw(st.sampled_from(self.alive(losable=True)))
         log = self.logs[name]
+        self.lost_some = True
         log.epoch, log.top, log.entries, log.past, log.kept = "", 0, {}, (), 1
         self.announced.discard(name)
 
@@ -239,6 +241,7 @@ class Wire(RuleBasedStateMachine):
         names = self.alive(losable=True)
         if names and some:
             log = self.logs[data.draw(st.sampled_from(names))]
+            self.lost_some = True
             log.top = max(log.top - some, 0)
             log.entries = {seq: raw for seq, raw in log.entries.items() if seq <= log.top}
             log.kept = min(log.kept, log.top + 1)
@@ -262,22 +265,28 @@ class Wire(RuleBasedStateMachine):
 
     def step(self, message: s.Message) -> None:
         assert self.session is not None
-        self.note_acks(message)
-        for effect in self.session.handle(message, 0.0, self.room):
+        finished = self.finished_by(message)
+        effects = self.session.handle(message, 0.0, self.room)
+        if not any(isinstance(one, s.Send) and one.frame["type"] == "error" for one in effects):
+            self.finished_unsaved |= finished
+        for effect in effects:
             self.perform(effect)
         if getattr(self.session, "starved", False) and self.room > 0:
             self.tasks.append(Task("drained", s.Drained()))
 
-    def note_acks(self, message: s.Message) -> None:
+    def finished_by(self, message: s.Message) -> set[str]:
+        """Jobs whose terminal event this message acknowledges."""
         assert self.session is not None
-        if not (isinstance(message, s.Received) and message.value["type"] == "ack"):
-            return
-        for name, value in message.value["cursors"].items():
-            follow = self.session.follows.get(name)
-            if follow and follow.final is not None:
-                seq = value if isinstance(value, int) else parse_cursor(value).seq
-                if follow.final <= seq <= follow.sent and (isinstance(value, int) or parse_cursor(value).epoch == follow.epoch):
-                    self.finished_unsaved.add(name)
+        out = set()
+        if isinstance(message, s.Received) and message.value["type"] == "ack":
+            for name, value in message.value["cursors"].items():
+                follow = self.session.follows.get(name)
+                if follow is None or follow.final is None:
+                    continue
+                cursor = Cursor(follow.epoch, value) if isinstance(value, int) else parse_cursor(value)
+                if cursor.epoch == follow.epoch and follow.final <= cursor.seq <= follow.sent:
+                    out.add(name)
+        return out
 
     def perform(self, effect: s.Effect) -> None:
         match effect:
@@ -529,6 +538,8 @@ class Wire(RuleBasedStateMachine):
                     del self.asked[name]
                     self.rooms.discard(name)
                     self.places.pop(name, None)
+        elif type == "error" and self.lost_some:
+            assert frame["message"].startswith("cursors."), frame  # an acknowledgement of what Redis has lost meanwhile
         else:
             raise AssertionError(f"the client did nothing wrong and was sent {frame}")
 

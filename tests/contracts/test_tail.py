@@ -213,6 +213,26 @@ async def test_following_and_dropping_in_one_breath_leaves_the_last_wish(tail: T
     assert first.live == []
 
 
+async def test_a_listener_that_is_cancelled_as_a_message_comes_is_cancelled(store: Store) -> None:
+    # As in test_streams.py: the cancel of a reader, and with it the end of the process, was forgotten.
+    async def read() -> None:
+        while True:
+            await listener.next(5)
+
+    for turns in range(40):
+        async with store.listen() as listener:
+            await listener.subscribe("c")
+            task = asyncio.create_task(read())
+            await asyncio.sleep(0)
+            publishing = asyncio.create_task(store.call("PUBLISH", "c", "x"))
+            for _ in range(turns % 20):
+                await asyncio.sleep(0)
+            task.cancel()
+            done, _ = await asyncio.wait({task}, timeout=5)
+            assert done, f"still reading after a cancel in its turn {turns % 20}"
+            await publishing
+
+
 async def test_a_newer_connection_of_a_session_is_told_to_the_older(tail: Tail, store: Store, settings: Settings) -> None:
     session = await open_session(store, settings, TENANT, "ann", None)
     name = keys.session_stream(session.id)

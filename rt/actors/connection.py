@@ -7,8 +7,9 @@ subscriptions in tasks of their own; each answers with a message. All of them en
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from rt import keys
@@ -26,7 +27,7 @@ from rt.jobs.access import Access
 from rt.jobs.queue import JobQueue
 from rt.jobs.submit import submit
 from rt.keys import Stream, parse_stream
-from rt.redis import Store, insist
+from rt.redis import Store, insist, load_script
 from rt.settings import Settings
 from rt.streams.commands import Commands, request_hash, until_not_busy
 from rt.streams.log import Authorship, Page, StreamLog
@@ -37,6 +38,8 @@ from rt.telemetry import get_logger, metrics
 from rt.tokens import Claims
 
 log = get_logger("rt.connection")
+
+RESTORE = load_script("actors/restore")
 
 #: Application handlers of one connection that may run at a time; the next one waits in the lane.
 MAX_HANDLERS = 8
@@ -105,6 +108,8 @@ class ConnectionActor(Actor[s.Message | None]):
         )
         self._entry: Entry | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._watches: dict[str, asyncio.Task[None]] = {}
+        self._broken: BaseException | None = None
         self._lane: deque[Any] = deque()
         self._lane_runs = False
         self._lane_room = asyncio.Event()
@@ -149,6 +154,8 @@ class ConnectionActor(Actor[s.Message | None]):
         await self.mailbox.put(message)
 
     async def handle(self, message: s.Message | None) -> None:
+        if self._broken is not None:
+            raise self._broken
         if message is not None:
             await self._step(message)
         while self._told:
@@ -161,6 +168,9 @@ class ConnectionActor(Actor[s.Message | None]):
     async def _step(self, message: s.Message) -> None:
         for effect in self.session.handle(message, self._loop.time(), self.outbox.room):
             await self._perform(effect)
+        # The session counts events as they are stored; in MessagePack they may be smaller, and the outbox was never full.
+        if self.session.starved and self.outbox.room > 0:
+            self.tell(s.Drained(), key="drained")
 
     async def _perform(self, effect: s.Effect) -> None:
         match effect:
@@ -175,8 +185,10 @@ class ConnectionActor(Actor[s.Message | None]):
             case s.Read(stream, after, ticket):
                 self._spawn(self._read(stream, after, ticket))
             case s.Watch(stream):
-                self._spawn(self._watch(stream))
+                self._watches[stream] = self._task(self._watch(stream))
             case s.Unwatch(stream):
+                if watch := self._watches.pop(stream, None):
+                    watch.cancel()  # the confirmation that it waits for need not come any more
                 self._parts.tail.unfollow(self._tenant, stream, self)
             case s.Store(fields, furthest_):
                 if self._entry is not None:
@@ -227,15 +239,20 @@ class ConnectionActor(Actor[s.Message | None]):
                 pass  # nobody listens any more; or the actor is busy, and looks here after every message
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        self._task(coroutine)
+
+    def _task(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._spawned)
+        return task
 
     def _spawned(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("a connection's task failed", exc_info=error)
-            self.tell(s.Failed(None, Refused("internal", "something went wrong on the server")))
+            # A read or a lane that never answers would be a hole that nobody tells of: the actor fails, the client resumes.
+            self._broken = error
+            self.tell(s.Drained(), key="broken")
 
     def _arm(self) -> None:
         """One timer a connection, set for when the session next wants to know the time."""
@@ -274,6 +291,7 @@ class ConnectionActor(Actor[s.Message | None]):
 
     async def _watch(self, stream: str) -> None:
         await self._parts.tail.follow(self._tenant, stream, self)
+        self._watches.pop(stream, None)
         self.tell(s.Watched(stream))
 
     async def _read(self, stream: str, after: int, ticket: int) -> None:
@@ -307,9 +325,7 @@ class ConnectionActor(Actor[s.Message | None]):
         if stored.resumed or connect.session is not None:
             metrics.resumes.labels("resumed" if stored.resumed else "unknown").inc()
         self.outbox.batch = connect.batch
-        self._entry = Entry(
-            claims.tenant, claims.subject, stored.id, stored.generation, lambda: self.tell(s.TakenOver(stored.generation + 1))
-        )
+        self._entry = Entry(claims.tenant, claims.subject, stored.id, stored.generation, lambda: self._spawn(self._refused()))
         parts.cursors.add(self._entry)
         opened = s.Opened(stored, claims, claims.expires_at - time.time(), given, heads, missing)
         await self._step(opened)
@@ -333,17 +349,38 @@ class ConnectionActor(Actor[s.Message | None]):
                     await self._handlers.acquire()
                     self._spawn(self._handle_event(command))
                 else:
-                    await self._answer(command.type, command.id, self._command(command))
+                    await self._answer(command.type, command.id, partial(self._command, command))
                 self._lane.popleft()
                 if len(self._lane) < LANE:
                     self._lane_room.set()
         finally:
             self._lane_runs = False
 
-    async def _answer(self, type: str, id: str | None, work: Awaitable[s.Message]) -> None:
+    async def _refused(self) -> None:
+        if not await insist("restore", self._restored):
+            self.tell(s.TakenOver(self.session.generation + 1))
+
+    async def _restored(self) -> bool:
+        """Whether the session is this connection's after all: Redis had lost it, and has it again. Raises Unavailable."""
+        parts, entry, session = self._parts, self._entry, self.session
+        assert entry is not None
+        fields = [part for pair in session.stored().items() for part in pair]
+        args = [session.generation, entry.subject, parts.settings.session_ttl_s, *fields]
+        if not await parts.store.run(RESTORE, [keys.cursors(entry.tenant, session.id)], args):
+            return False
+        if not session.closed:
+            parts.cursors.add(entry)
+        return True
+
+    async def _answer(self, type: str, id: str | None, work: Callable[[], Awaitable[s.Message]]) -> None:
         began = time.perf_counter()
         try:
-            message = await work
+            try:
+                message = await work()
+            except TakenOver:
+                if not await self._restored():
+                    raise
+                message = await work()
         except TakenOver:
             message = s.TakenOver(self.session.generation + 1)
         except Refused as error:
@@ -404,6 +441,8 @@ class ConnectionActor(Actor[s.Message | None]):
                     await parts.access.read_stream(claims, stream)
                 head = (await parts.streams.open(claims.tenant, [name]))[name]
                 if name not in self.session.follows:
+                    if len(self.session.follows) >= s.MAX_FOLLOWED:
+                        raise Refused("rate_limited", f"a session follows {s.MAX_FOLLOWED} streams at most")
                     # Answered is kept: a process that dies now must not have forgotten it.
                     begins = Cursor(head.epoch, head.top) if cursor is None else cursor
                     await parts.cursors.put(entry, {f"c:{name}": str(begins) if begins.epoch else "0"})
@@ -448,7 +487,7 @@ class ConnectionActor(Actor[s.Message | None]):
             return s.Answered(id, await parts.commands.once(claims.tenant, record, hash, call, by=by))
 
         try:
-            await self._answer(handled.event.type, id, work())
+            await self._answer(handled.event.type, id, work)
         finally:
             self._handlers.release()
 

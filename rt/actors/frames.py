@@ -11,6 +11,11 @@ Id = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 Key = Annotated[str, StringConstraints(min_length=1, max_length=255, pattern=r"^[\x21-\x7e]+$")]
 
 
+#: Wrong fields that an error lists, and the characters of a field's name that it repeats.
+MAX_FAULTS = 20
+MAX_NAME = 200
+
+
 class Frame(BaseModel):
     """Fields that the protocol does not name are refused; so are strings where it says numbers."""
 
@@ -125,7 +130,7 @@ def command_id(frame: Any) -> str | None:
 
 
 def check(model: type[BaseModel], value: Any) -> Any:
-    """The validated frame. Raises Refused("invalid_frame") that names the first wrong field and lists all, quoting no value."""
+    """The validated frame. Raises Refused("invalid_frame") that names the first wrong field, and lists it and others."""
     try:
         return model.model_validate(value)
     except ValidationError as error:
@@ -133,8 +138,17 @@ def check(model: type[BaseModel], value: Any) -> Any:
 
 
 def refusal(error: ValidationError) -> Refused:
-    details = [
-        {"loc": [str(part) for part in one["loc"]], "msg": one["msg"]} for one in error.errors(include_input=False, include_url=False)
-    ]
+    details = faults(error)
     first = details[0]
     return Refused("invalid_frame", f"{'.'.join(first['loc']) or 'frame'}: {first['msg']}", details=details)
+
+
+def faults(error: ValidationError, *within: str) -> list[dict[str, Any]]:
+    """The `details` of an error: the first wrong fields, by their place in what was sent, quoting no value.
+
+    Names of unknown fields are the client's: an error must not become larger than the frame that it answers.
+    """
+    return [
+        {"loc": [*within, *(str(part)[:MAX_NAME] for part in one["loc"])], "msg": one["msg"]}
+        for one in error.errors(include_input=False, include_url=False)[:MAX_FAULTS]
+    ]

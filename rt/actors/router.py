@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from rt.actors.frames import BUILT_IN, AppEvent, Frame, check
+from rt.actors.frames import BUILT_IN, AppEvent, Frame, check, faults
 from rt.app import App
 from rt.errors import Refused, RtError
 from rt.events import Event
@@ -74,9 +74,7 @@ def check_data(model: type[Event], data: Any) -> Event:
     try:
         checked: BaseModel = model.model_validate(data)
     except ValidationError as error:
-        details = [
-            {"loc": ["data", *map(str, one["loc"])], "msg": one["msg"]} for one in error.errors(include_input=False, include_url=False)
-        ]
+        details = faults(error, "data")
         raise Refused("invalid_input", f"{'.'.join(details[0]['loc'])}: {details[0]['msg']}", details=details) from None
     assert isinstance(checked, Event)
     return checked

@@ -6,6 +6,7 @@ an event is forwarded when it is the next one after `sent`; for anything else th
 While the log is read, or the client is slow, announcements only raise `top`, the goal of the next read.
 """
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -272,6 +273,8 @@ class Follow:
     seen: int | None = None
     #: What the client said at `connect` that it has: counts as acknowledged once the log was looked at that far.
     claimed: int = 0
+    #: How far the session has ever acknowledged it: a job that was announced up to here is followed already, or done with.
+    settled: int = 0
     pinged: int = 0
 
     @property
@@ -311,6 +314,8 @@ class Session:
         self._tickets = 0
         self._malformed = 0
         self._opening = False
+        #: Frames that came behind a `connect` that is not answered yet, in the same message.
+        self._held: deque[Any] = deque()
         self._received_at = now
         self._connect_by = now + config.connect_timeout_s
         self._ping_at = now + config.heartbeat_s
@@ -322,6 +327,18 @@ class Session:
     @property
     def connected(self) -> bool:
         return self.claims is not None
+
+    def stored(self) -> dict[str, str]:
+        """What stands in the session's hash beside its owner and generation, when all of it is stored."""
+        fields = {f"c:{stream}": follow.stored() for stream, follow in self.follows.items()}
+        return fields | {f"d:{job}": f"{by} {seq}" for job, (by, seq) in self._done.items()}
+
+    @property
+    def starved(self) -> bool:
+        """Whether a log read waits for nothing but room in the outbox."""
+        return self._reads < MAX_READS and any(
+            follow.watched and not follow.ticket for stream in self._wanted if (follow := self.follows.get(stream))
+        )
 
     def next_tick(self) -> float:
         """When a Tick is wanted."""
@@ -342,7 +359,8 @@ class Session:
         match message:
             case Received(value):
                 self._received_at = now
-                yield from self._message(value)
+                self._held.extend(value if isinstance(value, list) else [value])
+                yield from self._frames()
             case Malformed(error):
                 self._received_at = now
                 yield from self._bad(None, error)
@@ -368,6 +386,7 @@ class Session:
                 yield from self._tick(now)
             case Opened():
                 yield from self._opened(message, now)
+                yield from self._frames()
             case Answered(id, data, follow_stream):
                 if id is not None:
                     yield Send({"type": "reply", "id": id, "data": data})
@@ -400,11 +419,10 @@ class Session:
 
     # what the client sends
 
-    def _message(self, value: Any) -> Iterator[Effect]:
-        for frame in value if isinstance(value, list) else [value]:
-            yield from self._frame(frame)
-            if self.closed:
-                return
+    def _frames(self) -> Iterator[Effect]:
+        """What came, in order; what stands behind a `connect` waits for its answer."""
+        while self._held and not self.closed and (self.connected or not self._opening):
+            yield from self._frame(self._held.popleft())
 
     def _frame(self, value: Any) -> Iterator[Effect]:
         try:
@@ -454,22 +472,23 @@ class Session:
                 raise Refused.field("invalid_frame", f"cursors.{stream}", f"the newest event is {max(follow.top, follow.sent)}")
             if follow.acked < seq <= follow.sent:
                 acknowledged.append((stream, follow, seq))
-        fields: dict[str, str] = {}
-        furthest = ""
         for stream, follow, seq in acknowledged:
-            follow.acked = seq
-            if self.claims is not None and stream == keys.user_stream(self.claims.subject):
-                furthest = str(Cursor(follow.epoch, seq))
-            if follow.final is not None and seq >= follow.final:
-                fields |= self._finish(stream, follow)
+            if follow.seen is not None:
+                follow.claimed = max(follow.claimed, seq)  # counts once the log was looked at that far
             else:
-                fields[f"c:{stream}"] = follow.stored()
-            for job, (by, created) in list(self._done.items()):
-                if by == stream and created <= seq:
-                    del self._done[job]
-                    fields[f"d:{job}"] = ""
-        if fields:
-            yield Store(fields, furthest)
+                yield self._acknowledge(stream, follow, seq)
+
+    def _acknowledge(self, stream: str, follow: Follow, seq: int) -> Store:
+        follow.acked = seq
+        follow.settled = max(follow.settled, seq)
+        ended = follow.final is not None and seq >= follow.final
+        fields = self._finish(stream, follow) if ended else {f"c:{stream}": follow.stored()}
+        for job, (by, created) in list(self._done.items()):
+            if by == stream and created <= seq:
+                del self._done[job]
+                fields[f"d:{job}"] = ""
+        own = self.claims is not None and stream == keys.user_stream(self.claims.subject)
+        return Store(fields, str(Cursor(follow.epoch, seq)) if own else "")
 
     def _finish(self, stream: str, follow: Follow) -> dict[str, str]:
         """The terminal event of a job was acknowledged: it is not followed again, nor because its `job.created` comes again."""
@@ -509,6 +528,8 @@ class Session:
                 continue
             follow = Follow(head.epoch, placed.seq, head.top, min(acked.seq, placed.seq), known.origin if known else None)
             follow.claimed = placed.seq
+            # A new session's first position in its user's stream is what others have acknowledged.
+            follow.settled = acked.seq if stored.resumed and acked.gap is None else 0
             if stream.startswith("job:") and placed.seq > 0:
                 follow.seen = placed.seq - 1
             elif acked.seq < placed.seq:
@@ -550,9 +571,16 @@ class Session:
                     return
                 follow = self.follows[stream] = Follow(head.epoch, placed.seq, head.top, placed.seq)
             else:
+                if follow.epoch != head.epoch or (gap is not None and gap.first is None):
+                    follow.settled = 0
+                # What lies between what was sent and a cursor ahead of it is still looked at.
+                seen = follow.read_from if follow.epoch == head.epoch else placed.seq
                 follow.top = max(follow.top, head.top) if follow.epoch == head.epoch else head.top
-                follow.epoch, follow.sent, follow.final, follow.seen = head.epoch, placed.seq, None, None
+                follow.epoch, follow.sent, follow.final = head.epoch, placed.seq, None
+                follow.seen = seen if seen < placed.seq else None
                 follow.acked = min(follow.acked, placed.seq) if gap is None else placed.seq
+            if stream.startswith("job:") and placed.seq > 0:
+                follow.seen = placed.seq - 1  # whether that is its end
             follow.ticket = 0  # a read that is under way answers another question
             follow.pinged = head.top
             yield Store({f"c:{stream}": follow.stored()})
@@ -573,6 +601,11 @@ class Session:
                 yield Store({f"c:{stream}": follow.stored()})
             return
         if stream in self._done or len(self.follows) >= MAX_FOLLOWED:
+            return
+        if origin is not None and (announcing := self.follows.get(origin[0])) and origin[1] <= announcing.settled:
+            # The client asked for events that it once acknowledged: the job itself is not brought back by that.
+            self._done[stream] = origin
+            yield Store({f"d:{stream}": f"{origin[0]} {origin[1]}"})
             return
         follow = self.follows[stream] = Follow("", 0, 0, 0, origin, start=self._given.pop(stream, START))
         follow.sent = follow.start.seq
@@ -648,6 +681,9 @@ class Session:
         if placed.gap:
             yield _gap_frame(stream, head.epoch, placed.gap)
         follow.epoch, follow.sent, follow.top = head.epoch, placed.seq, head.top
+        if placed.gap and placed.gap.first is None:
+            follow.settled = follow.claimed = 0
+            follow.seen = None
         # What was acknowledged under the old epoch says nothing about the new one's numbers, unless nothing was lost.
         follow.acked = min(follow.acked, placed.seq) if placed.moved or (placed.gap and placed.gap.first) else placed.seq
         follow.pinged = head.top
@@ -690,8 +726,7 @@ class Session:
         """Everything that the client has was looked at: what it said at `connect` counts as acknowledged from here on."""
         follow.seen = None
         if min(follow.claimed, follow.sent) > follow.acked:
-            follow.acked = min(follow.claimed, follow.sent)
-            yield Store({f"c:{stream}": follow.stored()})
+            yield self._acknowledge(stream, follow, min(follow.claimed, follow.sent))
 
     def _forward(self, stream: str, follow: Follow, events: list[bytes], *, replayed: bool) -> Iterator[Effect]:
         if not events:

@@ -38,9 +38,6 @@ class Server(uvicorn.Server):
         self._web = web
         self.ready = asyncio.Event()
 
-    def install_signal_handlers(self) -> None:
-        """The caller's loop handles signals."""
-
     @contextlib.contextmanager
     def capture_signals(self) -> Any:
         """uvicorn would raise the signal again at the end and so end with another exit code than 0."""

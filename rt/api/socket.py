@@ -4,6 +4,7 @@ FastAPI's class would cost a third more memory per idle connection and a fifth o
 would do for this one route is here.
 """
 
+import asyncio
 import base64
 import binascii
 import time
@@ -79,7 +80,7 @@ class WebSocketEndpoint:
             await self._pump(receive, actor, socket)
         finally:
             actor.stop()
-            await life
+            await asyncio.wait({life})
             metrics.connections.dec()
             metrics.connection_seconds.observe(time.monotonic() - began)
             code = actor.close_code if actor.close_code is not None else socket.peer_code

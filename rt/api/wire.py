@@ -5,6 +5,7 @@
 3. A connection can be given up: `close()` waits until the peer has read everything, which one that has stopped
    reading never does. `scope["extensions"]["rt.abort"](code, reason)` writes the close frame and drops the transport.
 4. A peer whose control frames pile up unread, or whose keepalive is over, is given up the same way.
+5. An upgrade that was answered with a status is over: uvicorn would log it as a mistake of the application.
 """
 
 import socket
@@ -12,6 +13,7 @@ import sys
 from asyncio.transports import BaseTransport
 from typing import Any
 
+from uvicorn._types import ASGISendEvent
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import Frame
 from websockets.http11 import Request
@@ -52,6 +54,11 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             self.abort(4502, "too many fragments")
             return
         super().handle_cont(event)
+
+    async def send(self, message: ASGISendEvent) -> None:
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
+            self.handshake_complete = True
 
     def handle_ping(self) -> None:
         super().handle_ping()

@@ -24,16 +24,8 @@ local function claim(id)
   local payload = redis.call('GET', 'arq:job:' .. id)
   local tenant = job_tenant(payload)
   local log, meta = job_keys(tenant, id)
+  if job_over(queue, tenant, id, payload) then return end
   local m = redis.call('HMGET', meta, 'status', 'tries', 'max', 'cancel', 'deadline', 'started', 'timeout_ms')
-  if m[1] and ended[m[1]] then
-    if not payload or tenant ~= '-' or string.sub(payload, 1, 6) == '{"rt":' then
-      job_clear(queue, tenant, id)
-      return
-    end
-    -- A plain arq client has used the id again after arq forgot its result: another job, another epoch.
-    redis.call('DEL', log, meta)
-    m = {}
-  end
   if not payload then
     job_end(queue, tenant, id, payload, 'failed', failed_data('expired', 'the payload of the job has expired'), ends)
     return

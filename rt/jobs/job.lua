@@ -26,6 +26,22 @@ local function job_clear(queue, tenant, id)
   redis.call('ZREM', 'rt:deadlines:' .. queue, tenant .. ' ' .. id)
 end
 
+local ended = { completed = true, failed = true, cancelled = true }
+
+-- Whether the job of this id is over, and then clears what the queue still has of it. A plain arq client may use an id
+-- again after arq forgot its result: that is another job, under another epoch, and what was known of the old one goes.
+local function job_over(queue, tenant, id, payload)
+  local log, meta = job_keys(tenant, id)
+  local status = redis.call('HGET', meta, 'status')
+  if not status or not ended[status] then return false end
+  if not payload or tenant ~= '-' or string.sub(payload, 1, 6) == '{"rt":' then
+    job_clear(queue, tenant, id)
+    return true
+  end
+  redis.call('DEL', log, meta)
+  return false
+end
+
 -- arq's own result for arq's clients; `ttl_ms` 0 writes none.
 local function job_result(id, result, ttl_ms)
   if tonumber(ttl_ms) > 0 and result ~= '' then redis.call('SET', 'arq:result:' .. id, result, 'PX', ttl_ms) end
@@ -34,6 +50,7 @@ end
 -- Ends a job that no attempt can end any more. `data` is the terminal event's data as JSON.
 -- `ends` = { word, length, log_ttl_s, meta_ttl_s, result_ttl_ms, cancelled (pickle), cancelled (JSON), failed (pickle), failed (JSON) }.
 local function job_end(queue, tenant, id, payload, status, data, ends)
+  if job_over(queue, tenant, id, payload) then return end
   local log, meta = job_keys(tenant, id)
   local now = now_ms()
   local attempt = tonumber(redis.call('HGET', meta, 'attempt') or 0)
@@ -59,5 +76,3 @@ end
 local function failed_data(code, message)
   return '{"error":{"code":"' .. code .. '","message":"' .. message .. '","temporary":false}}'
 end
-
-local ended = { completed = true, failed = true, cancelled = true }

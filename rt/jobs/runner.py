@@ -137,7 +137,7 @@ class Runner:
             created = claim.number("created") or payload.enqueued_ms
             metrics.queue_wait_seconds.labels(job.name).observe(max(0.0, time.time() - created / 1000))
             return await self._call(run, outlet, job, input.__dict__, past)
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a library's sys.exit() would end the worker
             if job is None:
                 raise
             if not isinstance(error, JobError):
@@ -155,7 +155,7 @@ class Runner:
             async with asyncio.timeout(left_s) as total, asyncio.timeout(timeout_s) as idle:
 
                 def touch() -> None:
-                    if timeout_s is not None and not idle.expired():
+                    if timeout_s is not None and not context.cancelled and not idle.expired():
                         idle.reschedule(loop.time() + timeout_s)
 
                 run.context = context = JobContext(
@@ -238,10 +238,10 @@ class Runner:
                 try:
                     event = events.encode(f"job.{kind}", claim.stream, data, _now(), attempt=claim.number("attempt"))
                 except ValueError:
-                    outcome = Failed({"code": "bad_result", "message": "the result has no JSON form", "temporary": False})
+                    outcome, usage = Failed({"code": "bad_result", "message": "the result has no JSON form", "temporary": False}), {}
                     continue
                 if len(event) > events.MAX_EVENT_BYTES:
-                    outcome = Failed({"code": "too_large", "message": f"a result of {len(event)} bytes", "temporary": False})
+                    outcome, usage = Failed({"code": "too_large", "message": f"a result of {len(event)} bytes", "temporary": False}), {}
                     continue
                 batch.append(event)
             arq_result = self._arq_result(claim, payload, success, value) if kind in ("completed", "failed", "cancelled") else b""

@@ -89,6 +89,7 @@ class Worker(ArqWorker):
             self.leases.start()
             cleanup.push_async_callback(asyncio.to_thread, self.leases.stop)
             async with asyncio.TaskGroup() as group:
+                self._group = group
                 chores = [
                     group.create_task(chore, name=f"worker {name}")
                     for name, chore in {
@@ -147,13 +148,11 @@ class Worker(ArqWorker):
     async def _drain(self) -> None:
         if self.runs:
             log.info("draining", jobs=len(self.runs), wait_s=self.settings.drain_s)
-            idle = [run.task for run in self.runs.values() if run.task]
             hurry = asyncio.ensure_future(self._hurry.wait())
-            done = asyncio.ensure_future(asyncio.wait(idle)) if idle else None
-            await asyncio.wait({hurry, *([done] if done else [])}, timeout=self.settings.drain_s, return_when=asyncio.FIRST_COMPLETED)
+            done = asyncio.ensure_future(asyncio.wait(list(self.tasks.values())))
+            await asyncio.wait({hurry, done}, timeout=self.settings.drain_s, return_when=asyncio.FIRST_COMPLETED)
             hurry.cancel()
-            if done:
-                done.cancel()
+            done.cancel()
             for run in self.runs.values():
                 run.stop(HandedBack())
         if self.tasks:
@@ -196,10 +195,12 @@ class Worker(ArqWorker):
 
     def _start(self, claim: Claim) -> None:
         run = Run(claim)
+        if older := self.runs.get(claim.id):  # its lease lapsed while this process hung
+            older.stop(Lost())
         self.runs[claim.id] = run
         self.leases.hold(Lease(claim.id, claim.tenant, claim.text("fence")))
         metrics.jobs_running.set(len(self.runs))
-        self.tasks[claim.id] = self.loop.create_task(self.run_job(claim.id, 0), name=f"run {claim.id}")
+        self.tasks[claim.id] = self._group.create_task(self.run_job(claim.id, 0), name=f"run {claim.id}")
 
     async def run_job(self, job_id: str, score: int) -> None:
         """Runs a claimed job to its outcome; replaces arq's, which would read, count and time it again."""
@@ -220,8 +221,9 @@ class Worker(ArqWorker):
             # Nothing that one job does ends the worker: its lease lapses, and another attempt follows.
             log.error("run broke", job_id=job_id, exc_info=error)
         finally:
-            self.leases.drop(job_id)
+            # Unless a later attempt of the same job has begun here: the lease is then that one's.
             if self.runs.get(job_id) is run:
+                self.leases.drop(job_id)
                 del self.runs[job_id]
                 del self.tasks[job_id]
             metrics.jobs_running.set(len(self.runs))
@@ -291,11 +293,11 @@ class Worker(ArqWorker):
     async def _notifications(self) -> bool:
         """Asks for keyspace notifications of sorted sets, on top of whatever is on; False where that is refused."""
         try:
-            _, flags = await self.store.client.execute_command("CONFIG", "GET", "notify-keyspace-events") or (b"", b"")
+            _, flags = await self.store.call("CONFIG", "GET", "notify-keyspace-events") or (b"", b"")
             known = flags.decode()
             if "K" in known and ("z" in known or "A" in known):
                 return True
-            await self.store.client.execute_command("CONFIG", "SET", "notify-keyspace-events", f"{known}Kz")
+            await self.store.call("CONFIG", "SET", "notify-keyspace-events", f"{known}Kz")
         except Exception as error:
             log.info("no keyspace notifications; jobs of plain arq clients are found by polling", reason=type(error).__name__)
             return False

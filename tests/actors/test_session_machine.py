@@ -377,6 +377,8 @@ class Wire(RuleBasedStateMachine):
                 if from_start in self.has:  # the client forgot this one, and begins it anew
                     self.has[from_start] = Cursor(self.has[from_start].epoch, 0)
                     self.begins_again(from_start)
+                # Who comes with the cursor of a terminal event has acknowledged it.
+                self.announced -= {name for name, cursor in self.has.items() if self.logs[name].ended and cursor.seq == self.logs[name].top}
                 frame["cursors"] = {name: str(cursor) for name, cursor in self.has.items()}
         else:
             with_cursors = False
@@ -574,8 +576,8 @@ class Wire(RuleBasedStateMachine):
             assert name.startswith("job:")
             assert name not in self.finished, f"{name} was done with and is followed again"
             known = self.has.get(name)
-            if known is not None:
-                self.places[name] = Place(epoch, None, owes_gap=not recovered, repeats_to=known.seq + 1)
+            if known is not None or place is not None:
+                self.places[name] = Place(epoch, None, owes_gap=not recovered, repeats_to=known.seq + 1 if known else 1)
             else:
                 self.stand(name, Cursor(epoch, 0), epoch, True)
                 self.places[name].owes_gap = not recovered

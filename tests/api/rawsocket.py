@@ -1,7 +1,6 @@
 """A WebSocket by hand, for what no decent client would send or fail to do: RFC 6455 over a plain socket.
 
-It answers no ping and acknowledges nothing by itself, keeps every frame of the protocol that came, and reads only when
-it is asked to.
+It acknowledges nothing by itself, keeps every frame of the protocol that came, and reads only when it is asked to.
 """
 
 import asyncio
@@ -55,6 +54,10 @@ class RawSocket:
         #: Every frame of the protocol in the order in which it came, and those that `wait` has not handed out yet.
         self.frames: list[dict[str, Any]] = []
         self.unread: list[dict[str, Any]] = []
+        #: What `connected` said.
+        self.hello: dict[str, Any] = {}
+        #: Whether `read` answers the pings of the protocol.
+        self.answers = True
         self.arrays = 0
         self.kinds: set[int] = set()
         self.closed: int | None = None
@@ -90,6 +93,21 @@ class RawSocket:
         head = (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)).decode("latin-1").split("\r\n")
         got = {name.strip().lower(): value.strip() for name, colon, value in (line.partition(":") for line in head[1:]) if colon}
         return cls(reader, writer, int(head[0].split()[1]), got)
+
+    async def join(self, **fields: Any) -> "RawSocket":
+        """Says `connect`, and waits for the answer. Raises Ended."""
+        await self.send({"type": "connect", **fields})
+        self.hello = await self.wait("connected")
+        return self
+
+    @property
+    def session(self) -> str:
+        return str(self.hello["session"])
+
+    @property
+    def own(self) -> str:
+        """The session's own stream."""
+        return f"session:{self.session}"
 
     # sending
 
@@ -142,12 +160,14 @@ class RawSocket:
     async def answer(self, id: str, limit_s: float = 10) -> dict[str, Any]:
         return await self.wait(id=id, limit_s=limit_s)
 
-    async def quiet(self) -> list[dict[str, Any]]:
-        """What came before the answer to a ping: after it nothing that was caused before is still to come from the server's memory."""
-        before = len(self.frames)
+    async def settle(self) -> None:
+        """Returns once the server has handled every frame that was sent before; commands may still be under way."""
         await self.send({"type": "ping"})
         await self.wait("pong")
-        return self.frames[before:]
+
+    async def final(self, stream: str, limit_s: float = 15) -> dict[str, Any]:
+        """A job's terminal event."""
+        return (await self.until(lambda: [one for one in self.events(stream) if one.get("final")], limit_s))[0]
 
     async def end(self, limit_s: float = 10) -> int | None:
         """The code that the server closes with; everything before it is read."""
@@ -195,6 +215,8 @@ class RawSocket:
             frame = {"at": time.monotonic(), **frame}
             self.frames.append(frame)
             self.unread.append(frame)
+            if frame["type"] == "ping" and self.answers:
+                await self.send({"type": "pong"})
 
     def cut(self) -> None:
         """Gone without a word."""

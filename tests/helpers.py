@@ -6,10 +6,12 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
+from unittest.mock import patch
 
 from rt import keys
 from rt.app import App
 from rt.errors import Unavailable
+from rt.jobs.models import EmbeddedModel
 from rt.jobs.queue import JobQueue, NewJob
 from rt.jobs.worker import Worker
 from rt.redis import Store
@@ -102,13 +104,23 @@ class Jobs:
         return await read_all(self.store, self.settings, keys.job_stream(job_id), tenant=tenant)
 
 
+class _Unhurried(EmbeddedModel):
+    """The embedded model, read when a job first uses it: half a second that the start of most tests' workers need not take."""
+
+    def load(self) -> None: ...
+
+
+_model = _Unhurried()
+
+
 @asynccontextmanager
 async def running(app: App, settings: Settings, store: Store, **options: Any) -> AsyncIterator[Worker]:
     """A worker that claims jobs on this loop; stopped, twice, at the end, so that nothing is waited for."""
     worker = Worker(app, settings, store, **options)
-    main = asyncio.create_task(worker.main(), name="worker under test")
-    try:
+    with patch("rt.jobs.worker.load_model", lambda _: _model):
+        main = asyncio.create_task(worker.main(), name="worker under test")
         await eventually(lambda: worker.runner.model is not None or main.done())
+    try:
         yield worker
     finally:
         worker.stop()

@@ -8,7 +8,7 @@ local m = redis.call('HMGET', KEYS[1], 'status', 'fence', 'cancel')
 if not m[1] then
   -- A plain arq client's job that was never claimed has no meta yet.
   local payload = redis.call('GET', 'arq:job:' .. id)
-  if tenant ~= '-' or not payload or not redis.call('ZSCORE', queue, id) then return { false } end
+  if tenant ~= '-' or not payload or job_tenant(payload) ~= '-' or not redis.call('ZSCORE', queue, id) then return { false } end
   job_end(queue, tenant, id, payload, 'cancelled', cancelled_data(by), ends)
   return { 'queued', 'cancelled' }
 end

@@ -201,6 +201,8 @@ class JobQueue:
             read = decode_job(payload)
         except BadPayload:
             return JobRecord(job_id, "<unreadable>", "queued", 0, "", "", (), 0)
+        if read.ours:
+            return None  # another tenant's, which alone may know of it
         return JobRecord(job_id, read.function, "queued", 0, "", "", (), read.enqueued_ms)
 
     async def list(

@@ -174,7 +174,9 @@ class Wire(RuleBasedStateMachine):
         self.append(name, [("message", {"from": "", "data": ""})] * count, heard)
 
     @precondition(lambda self: len(self.jobs) < 4)
-    @rule(target_=st.sampled_from([OWN, OWN, USER, ROOMS[0]]), heard=heard, replied=st.booleans(), count=st.integers(0, 2), end=st.booleans())
+    @rule(
+        target_=st.sampled_from([OWN, OWN, USER, ROOMS[0]]), heard=heard, replied=st.booleans(), count=st.integers(0, 2), end=st.booleans()
+    )
     def accept_job(self, target_: str, heard: str, replied: bool, count: int, end: bool) -> None:
         """A job that was accepted; by this connection when `replied`, which may come before or after its `job.created`."""
         job = f"j{len(self.jobs)}"

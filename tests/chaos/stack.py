@@ -90,7 +90,8 @@ class Process:
 class Stack:
     """One Redis, and as many web and worker processes as a test asks for."""
 
-    def __init__(self, folder: Path, **env: str) -> None:
+    def __init__(self, folder: Path, app: str = "rt.builtin:app", **env: str) -> None:
+        self.app = app
         self.redis = PrivateRedis(folder, port=free_port(), aof=True)
         self.env = {"RT_SECRET": SECRET, "RT_HOST": "127.0.0.1", "RT_LEASE_S": "2", "RT_DRAIN_S": "2", **env}
         self.webs: list[Process] = []
@@ -109,13 +110,13 @@ class Stack:
 
     def web(self, port: int | None = None) -> Process:
         port = port or free_port()
-        one = Process("web", env=self.env | {"PORT": str(port)})
+        one = Process("web", self.app, env=self.env | {"PORT": str(port)})
         self.webs.append(one)
         self.ports.append(port)
         return one
 
-    def worker(self, app: str = "rt.builtin:app") -> Process:
-        one = Process("worker", app, env=self.env)
+    def worker(self, app: str = "") -> Process:
+        one = Process("worker", app or self.app, env=self.env)
         self.workers.append(one)
         return one
 

@@ -1,0 +1,31 @@
+"""An application for tests that break things: its job never ends by itself before the attempt that it was told of."""
+
+import asyncio
+
+from rt import App, JobContext
+
+app = App()
+
+
+@app.job(max_attempts=3, keep=lambda past: True)
+async def parts(job: JobContext, text: str, attempts: int) -> dict[str, str]:
+    """Emits one part of the text per attempt and then is busy for ever; the attempt numbered `attempts` ends it."""
+    assert text.startswith(job.past.text)
+    size = -(-len(text) // attempts)
+    end = len(text) if job.attempt >= attempts else job.attempt * size
+    await job.emit(text[len(job.past.text) : end])
+    beat = 0
+    while job.attempt < attempts:
+        beat += 1
+        await job.progress(beat)
+        await asyncio.sleep(0.05)
+    return {"text": text}
+
+
+@app.job(max_attempts=3, keep=lambda past: True)
+async def paced(job: JobContext, text: str, delay_ms: int) -> dict[str, str]:
+    """Emits the text letter by letter."""
+    for letter in text[len(job.past.text) :]:
+        await job.emit(letter)
+        await asyncio.sleep(delay_ms / 1000)
+    return {"text": text}

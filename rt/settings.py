@@ -132,7 +132,7 @@ class Settings(BaseSettings):
 
 
 #: Environment variables with our prefix that are not settings of a server.
-_NOT_SETTINGS = frozenset({"RT_REDIS_URL", "RT_PORT", "RT_URL", "RT_TOKEN", "RT_TEST_REDIS_URL"})
+_NOT_SETTINGS = frozenset({"RT_REDIS_URL", "RT_PORT", "RT_URL", "RT_TOKEN"})
 
 
 def load_settings(**over: object) -> Settings:

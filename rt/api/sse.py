@@ -187,18 +187,20 @@ class Feed:
             return _KEEP_ALIVE
         self._at = items[-1][0] if items else Cursor(page.head.epoch, self._at.seq)
         self._behind = self._at.seq < max(self._top, page.head.top)
+        final = False
         for at, one in items:
             if isinstance(one, Gap):
                 metrics.gaps.labels(one.reason).inc()
                 frame = to_json_bytes(gap_frame(self._stream, at.epoch, one))
                 out.append(b"id: %s\nevent: gap\ndata: %s\n\n" % (str(at).encode(), frame))
             else:
+                metrics.events_sent.inc()
+                metrics.events_replayed.inc()
                 out.append(_event(at.epoch, one))
-        metrics.events_sent.inc(len(page.events))
-        metrics.events_replayed.inc(len(page.events))
+                final = is_final(one)
         if self._record is not None:
             ended = self._record.status in TERMINAL_STATUSES and not self._behind
-            self._over = ended or forgotten or bool(page.events and is_final(page.events[-1]))
+            self._over = final or ended or forgotten
         return b"".join(out)
 
     async def _is_forgotten(self) -> bool:

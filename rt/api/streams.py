@@ -13,7 +13,7 @@ from rt.api.request import IdempotencyKey, JobId, NamedStream, Parts, answer, bo
 from rt.api.services import Services
 from rt.api.sse import EventStream, gap_frame, read_page, told
 from rt.codec import join_json, to_json_bytes
-from rt.cursor import Cursor, parse_cursor
+from rt.cursor import START, Cursor, parse_cursor
 from rt.errors import Refused
 from rt.streams.commands import until_not_busy
 from rt.streams.log import Published
@@ -129,7 +129,7 @@ async def publish_event(
 
 async def _follow_job(who: Claims, parts: Services, id: str, cursor: Cursor | None) -> Response:
     record = await parts.access.read_job(who, id)
-    return EventStream(parts, who, keys.job_stream(id), cursor or parse_cursor("0"), record)
+    return EventStream(parts, who, keys.job_stream(id), START if cursor is None else cursor, record)
 
 
 async def _page(who: Claims, parts: Services, stream: str, after: str, limit: int) -> Response:

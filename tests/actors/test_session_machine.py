@@ -174,21 +174,19 @@ class Wire(RuleBasedStateMachine):
         self.append(name, [("message", {"from": "", "data": ""})] * count, heard)
 
     @precondition(lambda self: len(self.jobs) < 4)
-    @rule(
-        target_=st.sampled_from([OWN, OWN, USER, ROOMS[0]]), heard=heard, replied=st.booleans(), count=st.integers(0, 2), end=st.booleans()
-    )
-    def accept_job(self, target_: str, heard: str, replied: bool, count: int, end: bool) -> None:
+    @rule(by=st.sampled_from([OWN, OWN, USER, ROOMS[0]]), heard=heard, replied=st.booleans(), count=st.integers(0, 2), end=st.booleans())
+    def accept_job(self, by: str, heard: str, replied: bool, count: int, end: bool) -> None:
         """A job that was accepted; by this connection when `replied`, which may come before or after its `job.created`."""
         job = f"j{len(self.jobs)}"
         name = f"job:{job}"
         self.jobs.append(name)
         self.logs[name] = Log(name)
-        self.announced_in[name] = target_
+        self.announced_in[name] = by
         self.append(name, [("job.queued", {"job": "echo"})], heard)
         self.work(name, count, end, heard)
         if replied and self.connected:
             self.tasks.append(Task("answer", s.Answered("submitted", {}, name)))
-        self.append(target_, [("job.created", {"job_id": job, "job": "echo"})], heard)
+        self.append(by, [("job.created", {"job_id": job, "job": "echo"})], heard)
 
     @precondition(lambda self: any(not self.logs[name].ended for name in self.jobs))
     @rule(data=st.data(), count=st.integers(0, 4), end=st.booleans(), heard=heard)
@@ -273,7 +271,7 @@ class Wire(RuleBasedStateMachine):
             self.finished_unsaved |= finished
         for effect in effects:
             self.perform(effect)
-        if getattr(self.session, "starved", False) and self.room > 0:
+        if self.session.starved and self.room > 0:
             self.tasks.append(Task("drained", s.Drained()))
 
     def finished_by(self, message: s.Message) -> set[str]:
@@ -663,7 +661,7 @@ class Wire(RuleBasedStateMachine):
         total = sum(log.top for log in self.logs.values())
         assert self.reads - before <= 60 + 5 * total, "reads without end"
         assert self.session is not None
-        assert not getattr(self.session, "starved", False)
+        assert not self.session.starved
         for name, place in self.places.items():
             log = self.logs[name]
             if name not in self.session.follows:

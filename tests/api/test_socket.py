@@ -1095,6 +1095,7 @@ async def test_what_was_trimmed_is_said(brisk: Served, dial: Dial) -> None:
     assert 1 <= gap["to"] <= last - 100
     await ws.until(lambda: any(one.get("final") for one in ws.frames[before:]))
     assert [one["seq"] for one in ws.frames[before:] if "ts" in one] == list(range(gap["to"] + 1, last + 1))
+    await leave(ws)
     again = await dial(brisk, "trim", session=ws.session, cursors={job: f"{told['epoch']}:5"})
     assert again.hello["streams"][job]["recovered"] is False
     gap = await again.wait("gap", stream=job)

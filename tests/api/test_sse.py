@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import time
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -13,6 +14,7 @@ from rt.api import sse
 from rt.api.sse import told
 from rt.cursor import START, Cursor
 from rt.keys import parse_stream
+from rt.localredis import PrivateRedis, find_server
 from rt.redis import Store
 from rt.streams.log import Page
 from rt.streams.replay import Gap, Head
@@ -155,6 +157,14 @@ async def test_a_cursor_above_the_top_is_told_so_and_gets_what_is_there(web: Web
         assert (gap["data"]["reason"], gap["id"], seqs(more)) == ("epoch_changed", f"{epoch}:0", [1, 2, 3])
 
 
+async def test_a_cursor_that_counts_no_more_gets_the_whole_of_a_job_that_has_ended(web: Web) -> None:
+    alice = web.client()
+    job_id = await web.finish(alice, "echo", text="one two three")
+    whole = await read_events(alice, JOB_STREAM.format(job_id))
+    gap, *again = await read_events(alice, JOB_STREAM.format(job_id), params={"cursor": "elsewhere:1"})
+    assert (gap["data"]["reason"], again) == ("epoch_changed", whole)
+
+
 async def test_a_log_that_vanishes_under_a_reader_is_said_and_it_goes_on_in_the_new_epoch(web: Web, store: Store) -> None:
     await publish(web, "room:x", 3)
     async with web.client().stream("GET", ROOM, params={"cursor": "0"}) as response:
@@ -193,6 +203,26 @@ async def test_an_announcement_that_was_lost_is_made_up_for(web: Web, store: Sto
         assert [(await anext(blocks))["data"]["seq"] for _ in range(2)] == [1, 2]
         await publish(web, "room:x", 1)
         assert (await anext(blocks))["data"]["seq"] == 3
+
+
+@pytest.mark.skipif(find_server() is None, reason="no Redis server here")
+async def test_a_redis_that_dies_and_comes_back_is_survived_without_a_hole(serve: Serve, tmp_path: Path, redis_kind: str) -> None:
+    if redis_kind == "fake":
+        pytest.skip("it cannot die")
+    with PrivateRedis(tmp_path) as redis:
+        async with serve(worker=False, redis_url=redis.url) as web:
+            async with web.client().stream("GET", ROOM, params={"cursor": "0"}) as response:
+                blocks = read_sse(response)
+                await publish(web, "room:x", 3)
+                before = [await anext(blocks) for _ in range(3)]
+                redis.kill()
+                redis.start()
+                await eventually(web.services.store.ping)
+                await publish(web, "room:x", 2)
+                after = [await anext(blocks) for _ in range(2)]
+    assert seqs(before + after) == [1, 2, 3, 4, 5]
+    # Another run of the server could have lost something; it has not, so there is another epoch and no gap.
+    assert before[-1]["id"].partition(":")[0] != after[-1]["id"].partition(":")[0]
 
 
 async def test_a_reader_who_leaves_is_forgotten(web: Web) -> None:

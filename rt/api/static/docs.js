@@ -84,9 +84,10 @@ function attempt(method, path, operation) {
     const cut = new AbortController();
     stop.onclick = () => cut.abort();
     [send.disabled, stop.disabled] = [true, false];
-    out.textContent = `${method.toUpperCase()} ${url}${query.size ? `?${query}` : ""}\n`;
+    if (query.size) url += `?${query}`;
+    out.textContent = `${method.toUpperCase()} ${url}\n`;
     try {
-      const response = await fetch(`${url}?${query}`, { method: method.toUpperCase(), headers, body: body?.value, signal: cut.signal });
+      const response = await fetch(url, { method: method.toUpperCase(), headers, body: body?.value, signal: cut.signal });
       out.append(`${response.status} ${response.headers.get("content-type") ?? ""}\n\n`);
       if ((response.headers.get("content-type") ?? "").includes("json")) {
         out.append(JSON.stringify(await response.json(), null, 2));

@@ -4,6 +4,9 @@ Both decoders refuse what could hurt behind them: nesting deeper than 64 (a late
 NaN and infinities (not JSON; they would come out as something else), and in MessagePack anything that JSON has not.
 """
 
+import re
+import secrets
+import sys
 from functools import lru_cache
 from math import isfinite
 from typing import Any
@@ -15,6 +18,15 @@ MAX_DEPTH = 64
 
 #: Transcoded events above this size are not kept: 4,096 of them would be a gigabyte.
 _CACHED_BYTES = 4096
+
+
+# What may be a number beyond every float: "1e999", or 309 digits. The parser makes an infinity of it.
+_HUGE = re.compile(rb"[eE]\+?\d{3}|\d{309}")
+_HUGE_TEXT = re.compile(_HUGE.pattern.decode())
+
+#: Put behind a MessagePack value to see whether anything stands between: the library ignores what follows a value.
+_MARK = secrets.token_bytes(16)
+_PACKED_MARK = ormsgpack.packb(_MARK)
 
 
 class DecodeError(ValueError):
@@ -47,6 +59,8 @@ def from_json_bytes(raw: bytes | str) -> Any:
     opened = raw.count(b"[") + raw.count(b"{") if isinstance(raw, bytes) else raw.count("[") + raw.count("{")
     if opened > MAX_DEPTH:
         check_depth(value)
+    if _HUGE.search(raw) if isinstance(raw, bytes) else _HUGE_TEXT.search(raw):
+        _check_json_like(value)
     return value
 
 
@@ -57,9 +71,11 @@ def pack(value: Any) -> bytes:
 def unpack(raw: bytes) -> Any:
     """Raises DecodeError, or TooDeep."""
     try:
-        value = ormsgpack.unpackb(raw)
+        value, mark = ormsgpack.unpackb(b"\x92" + raw + _PACKED_MARK)  # an array of two
     except ValueError as error:
         raise DecodeError(f"not valid MessagePack: {error}") from None
+    if mark != _MARK:
+        raise DecodeError("more than one MessagePack value")
     check_depth(value)
     _check_json_like(value)
     return value
@@ -88,7 +104,10 @@ def _bounded(value: Any) -> Any:
     if isinstance(value, list):
         return [_bounded(one) for one in value]
     if isinstance(value, int) and not -(2**63) <= value < 2**64:
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            return sys.float_info.max if value > 0 else -sys.float_info.max
     return value
 
 

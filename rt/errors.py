@@ -70,8 +70,8 @@ class Refused(RtError):
 
     @classmethod
     def field(cls, code: Word, loc: str, msg: str) -> "Refused":
-        """One field is wrong: `loc` is its path with dots, `msg` says what would be right."""
-        return cls(code, f"{loc}: {msg}", details=[{"loc": loc.split("."), "msg": msg}])
+        """One field is wrong: `loc` is its name, or "outer.name" (which may hold dots); `msg` says what would be right."""
+        return cls(code, f"{loc}: {msg}", details=[{"loc": loc.split(".", 1), "msg": msg}])
 
     def frame(self, id: str | None = None) -> dict[str, Any]:
         """The `error` frame of the protocol."""

@@ -27,19 +27,17 @@ from rt.jobs.access import Access
 from rt.jobs.queue import JobQueue
 from rt.jobs.submit import submit
 from rt.keys import Stream, parse_stream
-from rt.redis import Store, insist, load_script
+from rt.redis import Store, insist
 from rt.settings import Settings
 from rt.streams.commands import Commands, request_hash, until_not_busy
 from rt.streams.log import Authorship, Page, StreamLog
 from rt.streams.replay import Head
-from rt.streams.sessions import Cursors, Entry, is_session_id, open_session
+from rt.streams.sessions import Cursors, Entry, is_session_id, open_session, restore_session
 from rt.streams.tail import Live, Tail
 from rt.telemetry import get_logger, metrics
 from rt.tokens import Claims
 
 log = get_logger("rt.connection")
-
-RESTORE = load_script("actors/restore")
 
 #: Application handlers of one connection that may run at a time; the next one waits in the lane.
 MAX_HANDLERS = 8
@@ -149,8 +147,9 @@ class ConnectionActor(Actor[s.Message | None]):
         self._arm()
 
     async def receive(self, message: s.Message) -> None:
-        """From the socket: waits while the mailbox or the lane is full. Raises MailboxClosed when the actor has ended."""
+        """From the socket: waits while the mailbox, the lane or the outbox is full. Raises MailboxClosed when the actor has ended."""
         await self._lane_room.wait()
+        await self.outbox.wait_calm()
         await self.mailbox.put(message)
 
     async def handle(self, message: s.Message | None) -> None:
@@ -362,14 +361,11 @@ class ConnectionActor(Actor[s.Message | None]):
 
     async def _restored(self) -> bool:
         """Whether the session is this connection's after all: Redis had lost it, and has it again. Raises Unavailable."""
-        parts, entry, session = self._parts, self._entry, self.session
-        assert entry is not None
-        fields = [part for pair in session.stored().items() for part in pair]
-        args = [session.generation, entry.subject, parts.settings.session_ttl_s, *fields]
-        if not await parts.store.run(RESTORE, [keys.cursors(entry.tenant, session.id)], args):
+        assert self._entry is not None
+        if not await restore_session(self._parts.store, self._parts.settings, self._entry, self.session.stored()):
             return False
-        if not session.closed:
-            parts.cursors.add(entry)
+        if not self.session.closed:
+            self._parts.cursors.add(self._entry)
         return True
 
     async def _answer(self, type: str, id: str | None, work: Callable[[], Awaitable[s.Message]]) -> None:

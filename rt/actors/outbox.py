@@ -1,7 +1,7 @@
 """What waits to be sent to one client, and the task that sends it; there is no task while nothing waits.
 
 Full means: the session forwards no more events and reads the log later. Control frames always go in: each is small,
-and answers something that the client sent or that was read under the same bound. A client that takes nothing for
+and answers something that the client sent; while twice the limit waits, nothing more is read from it. A client that takes nothing for
 `timeout_s` is given up.
 """
 
@@ -41,6 +41,8 @@ class Outbox:
         self._was_full = False
         self._lost = False
         self._writer: asyncio.Task[None] | None = None
+        self._calm = asyncio.Event()
+        self._calm.set()
         self.batch = False
 
     @property
@@ -51,6 +53,10 @@ class Outbox:
     @property
     def waiting(self) -> int:
         return self._bytes
+
+    async def wait_calm(self) -> None:
+        """Returns when less than twice the limit waits: who asks for answers without reading them asks no more."""
+        await self._calm.wait()
 
     def put_frame(self, frame: dict[str, Any]) -> None:
         self._put(pack(frame) if self._msgpack else to_json_bytes(frame))
@@ -65,6 +71,8 @@ class Outbox:
             return
         self._frames.append(frame)
         self._bytes += len(frame)
+        if self._bytes >= 2 * self._limit:
+            self._calm.clear()
         if self._bytes >= self._limit and not self._was_full:
             self._was_full = True
             metrics.slow_consumers.labels("log").inc()
@@ -89,6 +97,8 @@ class Outbox:
                 async with asyncio.timeout(self._timeout_s):
                     await self._send(message)
                 self._bytes -= size
+                if self._bytes < 2 * self._limit:
+                    self._calm.set()
                 if self._was_full and self._bytes <= self._limit // 2:
                     self._was_full = False
                     self._on_room()
@@ -115,4 +125,5 @@ class Outbox:
     def _give_up(self, why: str) -> None:
         self._lost = True
         self._frames.clear()
+        self._calm.set()
         self._on_lost(why)

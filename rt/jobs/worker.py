@@ -187,9 +187,15 @@ class Worker(ArqWorker):
         now, due, _, claims = int(reply[0]), int(reply[1]), reply[2], reply[3]
         self._next_due_s = (due - now) / 1000 if due else None
         for one in claims:
+            try:
+                id = one[0].decode()
+            except UnicodeDecodeError:
+                # Another client's: it cannot be named, and ends at its deadline.
+                log.error("a job whose id is no text")
+                continue
             meta = {one[i].decode(): one[i + 1] for i in range(3, len(one), 2)}
             meta["claimed"] = reply[0]
-            self._start(Claim(one[0].decode(), one[1], one[2].decode(), meta))
+            self._start(Claim(id, one[1], one[2].decode(), meta))
         if len(claims) == 100:
             self._wake.set()
 

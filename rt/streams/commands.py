@@ -13,7 +13,7 @@ from typing import Any
 
 from rt import keys
 from rt.codec import from_json_bytes, to_json_bytes
-from rt.errors import Refused, Unavailable
+from rt.errors import Refused, TakenOver, Unavailable
 from rt.redis import Store, load_script
 from rt.streams.log import NOBODY, RECORD_TTL_S, Authorship, check_verdict
 
@@ -84,6 +84,12 @@ class Commands:
             holding = group.create_task(self._hold(record, cursors, hash, token, by))
             try:
                 answer = {"data": await effect()}
+            except asyncio.CancelledError:
+                # Its connection is gone: whoever sends the command again need not wait for the hold to lapse.
+                await asyncio.shield(self._finish(record, hash, token, b""))
+                raise
+            except TakenOver as error:
+                broken = error  # nothing was done, and the newer connection may send it again
             except Refused as error:
                 refused = error
                 answer = {"refused": {"code": error.code, "message": error.message, "details": error.details, "facts": error.facts}}

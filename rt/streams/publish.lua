@@ -9,6 +9,7 @@ for k = 4, #KEYS do
     local state, hash, answer = string.match(known, '^(%a) (%S+) ?(.*)$')
     if hash ~= ARGV[6] then return { 'conflict' } end
     if state == 'p' then return { 'busy' } end
+    for other = 4, #KEYS do redis.call('SET', KEYS[other], known, 'EX', ARGV[7], 'NX') end
     return { 'duplicate', answer }
   end
 end

@@ -23,6 +23,7 @@ from rt.settings import Settings
 from rt.telemetry import metrics
 
 SESSIONS = load_script("streams/sessions")
+RESTORE = load_script("streams/restore")
 CURSORS = load_script("streams/stream", "streams/cursors")
 
 FLUSH_S = 1.0
@@ -100,6 +101,15 @@ class Entry:
     fields: dict[str, str] = field(default_factory=dict)
     furthest: str = ""
     renew_at: float = 0.0
+
+
+async def restore_session(store: Store, settings: Settings, entry: Entry, fields: dict[str, str]) -> bool:
+    """Writes a session again that Redis has lost under its living connection; False when a newer connection has it.
+
+    `fields` is all that the connection knows of it. Raises Unavailable.
+    """
+    args = [entry.generation, entry.subject, settings.session_ttl_s, *(part for pair in fields.items() for part in pair)]
+    return bool(await store.run(RESTORE, [keys.cursors(entry.tenant, entry.session)], args))
 
 
 class Cursors:

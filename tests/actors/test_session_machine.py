@@ -138,6 +138,7 @@ class Wire(RuleBasedStateMachine):
         self.base: dict[str, Cursor] = {}
         #: Jobs that were announced to the client, and those whose terminal event the session knows to be acknowledged.
         self.announced: set[str] = set()
+        self.claimed: set[str] = set()
         self.announced_in: dict[str, str] = {}
         #: Those whose announcement comes a second time because a log begins anew, or the client asked for it.
         self.may_return: set[str] = set()
@@ -378,7 +379,7 @@ class Wire(RuleBasedStateMachine):
                     self.has[from_start] = Cursor(self.has[from_start].epoch, 0)
                     self.begins_again(from_start)
                 # Who comes with the cursor of a terminal event has acknowledged it.
-                self.announced -= {name for name, cursor in self.has.items() if self.logs[name].ended and cursor.seq == self.logs[name].top}
+                self.claimed |= {name for name, cursor in self.has.items() if self.logs[name].ended and cursor.seq == self.logs[name].top}
                 frame["cursors"] = {name: str(cursor) for name, cursor in self.has.items()}
         else:
             with_cursors = False
@@ -674,7 +675,7 @@ class Wire(RuleBasedStateMachine):
             else:
                 assert place.seq == log.top, f"{name}: the client is at {place}, the log at {log.head()}"
         assert self.rooms <= set(self.session.follows)
-        for job in self.announced - self.finished - self.finished_unsaved:
+        for job in self.announced - self.finished - self.finished_unsaved - self.claimed:
             # Where its follow was never stored, and its `job.created` is gone, the gap has said so.
             if job in self.base or self.announcement(job):
                 assert job in self.places, f"{job} was announced and is not followed"

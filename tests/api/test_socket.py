@@ -528,7 +528,6 @@ async def test_msgpack_that_json_could_not_say_is_an_invalid_frame(calm: Served,
     await ws.settle()
 
 
-@pytest.mark.xfail(strict=True, reason="codec.unpack: ormsgpack ignores what stands behind the first value")
 async def test_two_values_in_one_msgpack_message_are_an_invalid_frame(calm: Served, dial: Dial) -> None:
     ws = await dial(calm, protocols=(MSGPACK,))
     await ws.binary(ormsgpack.packb({"type": "ping"}) + ormsgpack.packb({"type": "ping"}))
@@ -556,7 +555,6 @@ async def test_a_number_that_msgpack_cannot_hold_arrives_as_a_float(calm: Served
     assert data([await packed.wait("message")]) == [2.0**70]
 
 
-@pytest.mark.xfail(strict=True, reason="codec._bounded: OverflowError ends the connection of everybody who reads it in MessagePack")
 async def test_a_number_that_no_float_can_hold_does_not_end_others_connections(calm: Served, dial: Dial) -> None:
     text, packed = await dial(calm), await dial(calm, protocols=(MSGPACK,))
     await packed.ask("subscribe", "s", stream="room:huge")
@@ -566,7 +564,6 @@ async def test_a_number_that_no_float_can_hold_does_not_end_others_connections(c
     assert packed.closed is None
 
 
-@pytest.mark.xfail(strict=True, reason="codec.from_json_bytes: a float that overflows is stored as null")
 async def test_a_float_that_overflows_is_not_json(calm: Served, dial: Dial) -> None:
     ws = await dial(calm)
     await ws.text('{"type":"publish","id":"x","stream":"room:x","data":1e999}')
@@ -647,7 +644,6 @@ async def test_an_idempotency_key_is_the_subject_s_over_websocket_and_http(calm:
         assert reply["data"] == {"stream": "room:keyed", "seq": 1}
 
 
-@pytest.mark.xfail(strict=True, reason="publish.lua stores no record for an id whose key was known already")
 async def test_an_id_whose_key_was_known_is_remembered_too(calm: Served, dial: Dial) -> None:
     ws = await dial(calm)
     for id in ("1", "2"):
@@ -1069,14 +1065,14 @@ def metric(text: str, name: str) -> float:
 
 
 async def test_a_token_s_end_is_announced_and_kept(brisk: Served, dial: Dial) -> None:
-    ws = await dial(brisk, token=token("exp", -9))  # within the leeway, for a second
+    ws = await dial(brisk, token=token("exp", -8))  # within the leeway, for a second or two
     assert await ws.end(4) == 4004
     assert ws.codes() == ["token_expired"]
     fresh = await dial(brisk, token=token("exp", 30))
     assert 25 <= (await fresh.wait("token_expiring"))["expires_in_s"] <= 30
-    saved = await dial(brisk, token=token("exp", -9))
+    saved = await dial(brisk, token=token("exp", -8))
     assert (await saved.ask("refresh", "r", token=token("exp", 600)))["type"] == "reply"
-    for _ in range(4):  # beyond the end of the first token
+    for _ in range(6):  # beyond the end of the first token
         await saved.wait("ping")
     assert saved.closed is None
 

@@ -4,8 +4,8 @@ import asyncio
 import threading
 import time
 from collections import defaultdict
-from contextlib import AsyncExitStack
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
@@ -80,19 +80,18 @@ class Doomed:
     """A worker that can be made to die like a process: at once, with nothing said."""
 
     def __init__(self, settings: Settings, store: Store) -> None:
-        self._stack = AsyncExitStack()
-        self._settings, self._store = settings, store
+        self._context = running(app, settings, store)
 
     async def start(self) -> Worker:
-        context = running(app, self._settings, self._store)
-        self.worker = await context.__aenter__()
+        worker = await self._context.__aenter__()
         self._main = next(one for one in asyncio.all_tasks() if one.get_name() == "worker under test" and not one.done())
-        return self.worker
+        return worker
 
     async def kill(self) -> None:
         self._main.cancel()
         await asyncio.wait({self._main})
         assert self._main.cancelled()
+        await self._context.__aexit__(None, None, None)
 
 
 @pytest.fixture
@@ -267,17 +266,19 @@ async def test_a_worker_that_stops_as_it_claims_waits_for_the_job_and_no_longer(
     patient = settings.model_copy(update={"drain_s": 20.0})
     job_id = await jobs.submit("steady")
     gates[job_id].set()
-    worker = Worker(app, patient, store)
-    worker.poll_iteration = worker._poll_iteration  # type: ignore[attr-defined]
+    claim = Worker._poll_iteration
 
-    async def claim_and_stop() -> None:
-        await worker.poll_iteration()  # type: ignore[attr-defined]
+    async def claim_and_stop(worker: Worker) -> None:
+        await claim(worker)
         if worker.runs:
             worker.stop()
 
-    worker._poll_iteration = claim_and_stop  # type: ignore[method-assign]
-    async with asyncio.timeout(10):
-        await worker.main()
+    with patch.object(Worker, "_poll_iteration", claim_and_stop):
+        async with running(app, patient, store) as worker:
+            main = next(one for one in asyncio.all_tasks() if one.get_name() == "worker under test")
+            done, _ = await asyncio.wait({main}, timeout=10)
+            assert done
+            assert not worker._hurry.is_set()
     assert (await jobs.events(job_id))[-1]["type"] == "job.completed"
 
 
@@ -312,7 +313,9 @@ async def test_a_job_that_blocks_a_thread_keeps_its_lease(store: Store, settings
         assert (await jobs.wait_end(job_id))[-1]["data"]["result"] == 1
 
 
-async def test_a_loop_that_hangs_for_good_loses_its_jobs(redis_kind: str, redis_url: str, settings: Settings, jobs: Jobs, store: Store) -> None:
+async def test_a_loop_that_hangs_for_good_loses_its_jobs(
+    redis_kind: str, redis_url: str, settings: Settings, jobs: Jobs, store: Store
+) -> None:
     if redis_kind == "fake":
         pytest.skip("two event loops do not share a fakeredis")
     stalled = settings.model_copy(update={"stall_limit_s": 1.0})
@@ -347,13 +350,9 @@ async def test_a_loop_that_hangs_for_good_loses_its_jobs(redis_kind: str, redis_
         await eventually(lambda: began(jobs, job_id, 1, "hangs"))
         async with running(app, settings, store, name="lively"):
             events = await jobs.wait_end(job_id)
-            release.set()
-            stop[0]()
-            await asyncio.to_thread(thread.join, 10)
     finally:
         release.set()
-        for one in stop:
-            one()
+        stop[0]()
         await asyncio.to_thread(thread.join, 10)
     assert not thread.is_alive()
     assert [one["data"]["worker"] for one in events if one["type"] == "job.started"] == ["hanging", "lively"]
@@ -362,9 +361,7 @@ async def test_a_loop_that_hangs_for_good_loses_its_jobs(redis_kind: str, redis_
 
 async def test_leases_tell_what_has_happened_to_a_run(store: Store, settings: Settings) -> None:
     verdicts: list[tuple[str, str]] = []
-    leases = Leases(
-        store, settings.queue, lease_s=60, stall_limit_s=30, on_verdict=lambda lease, said: verdicts.append((lease.id, said))
-    )
+    leases = Leases(store, settings.queue, lease_s=60, stall_limit_s=30, on_verdict=lambda lease, said: verdicts.append((lease.id, said)))
     for id in ("mine", "lost", "stopped", "aborted"):
         await store.call("HSET", keys.meta(TENANT, keys.job_stream(id)), "fence", "1:mine" if id != "lost" else "2:other")
         leases.hold(Lease(id, TENANT, "1:mine"))

@@ -18,7 +18,12 @@ from rt.errors import JobError
 from rt.jobs.payload import BadPayload, Payload, decode_job, encode_job, encode_result, lua_results
 
 PLAIN = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(st.characters(exclude_categories=["Cs"])) | st.binary(),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text(st.characters(exclude_categories=["Cs"]))
+    | st.binary(),
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), inner, max_size=3)
@@ -124,9 +129,7 @@ def test_a_refusal_quotes_nothing() -> None:
 
 
 def result(payload: Payload, success: bool, value: Any) -> bytes:
-    return encode_result(
-        payload, job_id="j", queue="arq:queue", tries=2, success=success, result=value, started_ms=1000, finished_ms=2000
-    )
+    return encode_result(payload, job_id="j", queue="arq:queue", tries=2, success=success, result=value, started_ms=1000, finished_ms=2000)
 
 
 PICKLED = Payload("answer", (1,), {"b": 2}, 17, "pickle", False)

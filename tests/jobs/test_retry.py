@@ -29,7 +29,9 @@ async def flaky(job: JobContext, fails: int, how: str = "temporary") -> dict[str
     pasts[job.id].append(job.past)
     await job.emit(f"attempt {job.attempt}; ")
     if job.attempt <= fails:
-        raise {"temporary": TemporaryJobError("busy", "later"), "connection": ConnectionError("password"), "bad": JobError("bad", "no")}[how]
+        raise {"temporary": TemporaryJobError("busy", "later"), "connection": ConnectionError("password"), "bad": JobError("bad", "no")}[
+            how
+        ]
     return {"attempt": job.attempt, "tries": job.tries}
 
 
@@ -156,7 +158,9 @@ async def test_between_attempts_a_job_is_retrying_and_waits_its_delay(worker: Wo
     assert record.status == "completed"
 
 
-async def test_a_job_that_waits_for_its_next_attempt_is_cancelled_at_once(worker: Worker, jobs: Jobs, store: Store, settings: Settings) -> None:
+async def test_a_job_that_waits_for_its_next_attempt_is_cancelled_at_once(
+    worker: Worker, jobs: Jobs, store: Store, settings: Settings
+) -> None:
     slow = App()
 
     @slow.job

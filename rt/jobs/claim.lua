@@ -31,6 +31,11 @@ local function claim(id)
     return
   end
   local by = m[4] or (redis.call('ZSCORE', 'arq:abort', id) and 'arq')
+  if not by and redis.call('ZSCORE', queue, id) == '1' then
+    -- Job.abort() of a deferred job makes it due first, and says why in its next command.
+    redis.call('ZADD', queue, ms(now + 100), id)
+    return
+  end
   if by then
     job_end(queue, tenant, id, payload, 'cancelled', cancelled_data(by), ends)
     return

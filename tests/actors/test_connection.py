@@ -491,7 +491,6 @@ async def test_what_a_handler_did_before_it_failed_takes_effect_once_when_the_ev
     assert (await client.get("job.created"))["data"]["job_id"] == reply["data"]["job_id"]
 
 
-@pytest.mark.xfail(reason="Commands.once remembers TakenOver for 24 h as the command's answer: `conflict`")
 async def test_a_handler_that_was_overtaken_may_be_called_again_by_the_newer_connection(web: Web, store: Store) -> None:
     held["ann"], held["ann began"] = asyncio.Event(), asyncio.Event()
     older = await web.connected()

@@ -17,6 +17,7 @@ from rt.api.services import Services
 from rt.app import App
 from rt.events import Event
 from rt.jobs.context import JobContext
+from rt.jobs.models import EmbeddedModel
 from rt.jobs.worker import Worker
 from rt.redis import Store
 from rt.settings import Settings
@@ -89,8 +90,10 @@ Serve = Callable[..., AbstractAsyncContextManager[Web]]
 
 
 @pytest.fixture
-def serve(settings: Settings, store: Store) -> Serve:
+def serve(settings: Settings, store: Store, monkeypatch: pytest.MonkeyPatch) -> Serve:
     """`async with serve(queue_limit=1, worker=False) as web`: a server with other settings than the usual ones."""
+    # No job here asks the model for anything, and its training takes half a second.
+    monkeypatch.setattr(EmbeddedModel, "load", lambda self: None)
 
     @asynccontextmanager
     async def serving(*, worker: bool = True, **over: Any) -> AsyncIterator[Web]:

@@ -20,14 +20,14 @@ def stored_event(stream: Stream, type: str, data: Any) -> bytes:
     return event
 
 
-def published_event(app: App, who: Claims, stream: Stream, type: str, data: Any) -> bytes:
-    """What a client's `publish` stores. Raises Refused: "invalid_frame" for types that only the server writes, "unknown_type"."""
+def published_event(app: App, who: Claims, stream: Stream, type: str, data: Any, *, loc: str = "event") -> bytes:
+    """What a client's `publish` stores; `loc` is the field that names the type. Raises Refused: "invalid_frame" for types that only the server writes, "unknown_type"."""
     if type == "message":
         return stored_event(stream, type, {"from": who.subject, "data": data})
     if events.reserved(type):
-        raise Refused.field("invalid_frame", "event", "this type is written by the server alone")
+        raise Refused.field("invalid_frame", loc, "this type is written by the server alone")
     if type not in app.handlers:
-        raise Refused("unknown_type", f"no event is named {type[:64]!r}", details=[{"loc": ["event"], "msg": "unknown"}])
+        raise Refused("unknown_type", f"no event is named {type[:64]!r}", details=[{"loc": [loc], "msg": "unknown"}])
     return stored_event(stream, type, check_data(app.handlers[type][0], data).model_dump(mode="json"))
 
 

@@ -5,6 +5,7 @@ import contextlib
 import random
 import signal
 import socket
+import sys
 from typing import Any
 
 import uvicorn
@@ -25,6 +26,8 @@ log = get_logger("rt.serve")
 
 #: After the last drained connection, for responses that are still being written.
 GRACE_S = 3
+#: Data that a peer has not taken, or not acknowledged, for this long is for a dead one (Linux).
+USER_TIMEOUT_MS = 30_000
 #: Between `reconnect` and the close: what is under way may still arrive.
 CLOSE_IN_S = 3.0
 
@@ -45,6 +48,11 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        for server in self.servers:
+            for one in server.sockets:
+                if sys.platform == "linux" and one.family in (socket.AF_INET, socket.AF_INET6):
+                    # Accepted sockets inherit it. uvicorn ends a connection by waiting until its peer has read everything.
+                    one.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
         if not self.should_exit:
             self.ready.set()
 

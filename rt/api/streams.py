@@ -120,7 +120,7 @@ async def publish_event(
 ) -> Response:
     """Appends an event to a `session:`, `user:` or `room:` stream."""
     await parts.access.publish(who, stream)
-    event = published_event(parts.app, who, stream, new.type, new.data)
+    event = published_event(parts.app, who, stream, new.type, new.data, loc="type")
     hash = publish_hash(str(stream), new.type, new.data)
     records = [] if idempotency_key is None else [keys.idempotency(who.tenant, who.subject, idempotency_key)]
     done: Published = await until_not_busy(lambda: parts.streams.publish(who.tenant, stream, event, hash=hash, records=records))

@@ -8,9 +8,6 @@
 5. An upgrade that was answered with a status is over: uvicorn would log it as a mistake of the application.
 """
 
-import socket
-import sys
-from asyncio.transports import BaseTransport
 from typing import Any
 
 from uvicorn._types import ASGISendEvent
@@ -23,8 +20,6 @@ MAX_FRAGMENTS = 64
 MAX_CONTROL_BYTES = 64 * 1024
 #: Between a close frame and the end of a transport whose peer does not answer.
 ABORT_AFTER_S = 2.0
-#: Unacknowledged data, or an unacknowledged keepalive, for this long is a dead peer (Linux).
-USER_TIMEOUT_MS = 30_000
 
 
 class _Connection(ServerProtocol):
@@ -36,12 +31,6 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.conn.__class__ = _Connection
-
-    def connection_made(self, transport: BaseTransport) -> None:
-        super().connection_made(transport)
-        raw = transport.get_extra_info("socket")
-        if raw is not None and sys.platform == "linux" and raw.family in (socket.AF_INET, socket.AF_INET6):
-            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
 
     def handle_connect(self, event: Request) -> None:
         super().handle_connect(event)

@@ -31,7 +31,9 @@ stream_add(KEYS[1], KEYS[2], epoch, seq, { event }, keep)
 redis.call('HSET', KEYS[2], 'status', 'queued', 'attempt', 0, 'tries', 0, 'created', now, 'score', due, 'deadline', deadline, 'reports',
   reports, unpack(ARGV, 17))
 -- What is known of a job outlives its wait, however long it is put off.
-expire(KEYS[2], keep[3] + math.ceil((delay + wait) / 1000))
+local put_off = math.ceil((delay + wait) / 1000)
+expire(KEYS[1], keep[2] + put_off)
+expire(KEYS[2], keep[3] + put_off)
 redis.call('SET', KEYS[5], payload, 'PX', payload_ttl + delay)
 redis.call('ZADD', queue, due, id)
 redis.call('ZADD', 'rt:deadlines:' .. queue, deadline, tenant .. ' ' .. id)

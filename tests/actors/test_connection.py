@@ -9,6 +9,7 @@ from typing import Any
 
 import ormsgpack
 import pytest
+from structlog.testing import capture_logs
 
 from rt import keys
 from rt.actors import session as s
@@ -469,18 +470,21 @@ async def test_a_handler_answers_nothing_to_an_event_without_an_id(web: Web) -> 
 
 async def test_a_handlers_failure_is_an_internal_error_that_quotes_nothing_and_the_connection_stays(web: Web) -> None:
     client = await web.connected()
-    error = await client.answer({"type": "break", "id": "1"})
-    assert (error["code"], error["temporary"]) == ("internal", True)
-    assert "nobody" not in str(error)
-    await client.say({"type": "break", "data": {"times": 2}})
-    assert await client.until(lambda: next((one for one in client.frames if one["type"] == "error" and "id" not in one), None))
+    with capture_logs() as logs:
+        error = await client.answer({"type": "break", "id": "1"})
+        assert (error["code"], error["temporary"]) == ("internal", True)
+        assert "nobody" not in str(error)
+        await client.say({"type": "break", "data": {"times": 2}})
+        await client.until(lambda: next((one for one in client.frames if one["type"] == "error" and "id" not in one), None))
+    assert [one["type"] for one in logs] == ["break", "break"]
     assert (await client.answer({"type": "ask", "id": "2", "data": {"text": "hi"}}))["type"] == "reply"
 
 
 async def test_what_a_handler_did_before_it_failed_takes_effect_once_when_the_event_is_sent_again(web: Web, streams: StreamLog) -> None:
     client = await web.connected()
     event = {"type": "break", "id": "1", "data": {"times": 2}}
-    assert [(await client.answer(event))["type"] for _ in range(2)] == ["error", "error"]
+    with capture_logs():
+        assert [(await client.answer(event))["type"] for _ in range(2)] == ["error", "error"]
     reply = await client.answer(event)
     assert await client.answer(event) == reply
     assert broken[client.actor.session.id] == 3
@@ -559,7 +563,7 @@ async def test_a_replay_goes_on_when_its_pages_are_smaller_in_messagepack(web: W
     page = (await streams.read("-", "room:a", 0)).events
     client = await web.connected(msgpack=True, outbox_bytes=sum(map(len, page)) - 1)
     await client.say({"type": "subscribe", "id": "1", "stream": "room:a", "cursor": "0"})
-    async with asyncio.timeout(1.5):  # a check of the tops would mend it later
+    async with asyncio.timeout(8):  # the next ping, or a check of the tops, would mend it later
         await client.until(lambda: len(client.events("room:a")) == 2 * PAGE_EVENTS)
 
 
@@ -647,7 +651,9 @@ async def test_a_read_that_fails_as_no_read_should_closes_with_4006_and_leaves_n
 
     monkeypatch.setattr(StreamLog, "read", broken_read)
     await publish(streams, "room:a", 1, 40_000)  # too large to be carried along: it has to be read
-    assert (await client.ended()).how == "failed"
+    with capture_logs() as logs:
+        assert (await client.ended()).how == "failed"
+    assert [one["event"] for one in logs] == ["an actor failed"]
     assert client.closed is not None
     assert client.closed[0] == 4006
 

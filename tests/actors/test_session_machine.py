@@ -711,7 +711,7 @@ ROUTER = Router(App())
 
 TestWire = Wire.TestCase
 TestWire.settings = settings(
-    max_examples=int(os.environ.get("EXAMPLES", "150")),
+    max_examples=int(os.environ.get("EXAMPLES", "200")),
     stateful_step_count=50,
     deadline=None,
     suppress_health_check=list(HealthCheck),

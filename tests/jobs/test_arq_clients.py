@@ -57,9 +57,9 @@ async def flaky(job: JobContext, how: str) -> int:
 
 
 @pytest.fixture
-async def arq(store: Store) -> AsyncIterator[ArqRedis]:
+async def arq(store: Store) -> ArqRedis:
     """A plain client, as another service has it."""
-    yield ArqRedis(store.client.connection_pool)
+    return ArqRedis(store.client.connection_pool)
 
 
 def as_json(value: Any) -> bytes:
@@ -67,8 +67,8 @@ def as_json(value: Any) -> bytes:
 
 
 @pytest.fixture
-async def arq_json(store: Store) -> AsyncIterator[ArqRedis]:
-    yield ArqRedis(store.client.connection_pool, job_serializer=as_json, job_deserializer=json.loads)
+async def arq_json(store: Store) -> ArqRedis:
+    return ArqRedis(store.client.connection_pool, job_serializer=as_json, job_deserializer=json.loads)
 
 
 @pytest.fixture

@@ -216,7 +216,8 @@ async def test_a_job_created_that_was_half_written_is_completed(
 ) -> None:
     monkeypatch.setattr(janitor_module, "ANNOUNCE_AFTER_S", -5.0)
     accepted = await queue.accept(announced())
-    event = rt_events.encode("job.created", "room:tea", {"job_id": accepted.job_id, "job": "waits", "request_id": "7"}, 1)
+    data = {"job_id": accepted.job_id, "job": "waits", "request_id": "7"}
+    event = rt_events.encode("job.created", "room:tea", data, int(time.time() * 1000))
     await streams.publish(TENANT, Stream("room", "tea"), event, records=[f"{keys.created(TENANT, accepted.job_id)}:room:tea"])
     await janitor.round()
     assert types(await read_all(store, settings, "room:tea")) == ["job.created"]

@@ -113,7 +113,7 @@ _current: LanguageModel | None = None
 def load_model(settings: Settings) -> LanguageModel:
     """Makes the process's language model: OpenAI-compatible when `openai_base_url` is set, else the embedded one.
 
-    Cheap: the slow part is `LanguageModel.load`, so that a worker whose jobs use no model does not pay for one.
+    Cheap: the slow part is `LanguageModel.load`, which a worker does once its start-up hooks have run.
     Raises rt.settings.BadSettings for a base URL that cannot be used.
     """
     global _current

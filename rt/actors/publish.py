@@ -21,7 +21,10 @@ def stored_event(stream: Stream, type: str, data: Any) -> bytes:
 
 
 def published_event(app: App, who: Claims, stream: Stream, type: str, data: Any, *, loc: str = "event") -> bytes:
-    """What a client's `publish` stores; `loc` is the field that names the type. Raises Refused: "invalid_frame" for types that only the server writes, "unknown_type"."""
+    """What a client's `publish` stores; `loc` is the field that names the type.
+
+    Raises Refused: "invalid_frame" for types that only the server writes, "unknown_type", "invalid_input", "too_large".
+    """
     if type == "message":
         return stored_event(stream, type, {"from": who.subject, "data": data})
     if events.reserved(type):

@@ -6,6 +6,7 @@ import random
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import uvicorn
@@ -59,19 +60,22 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         services: Services | None = getattr(self._web.state, "services", None)
         if services is not None:
-            await drain(services, self._settings)
+            await drain(services, self._settings, lambda: self.force_exit)
         await super().shutdown(sockets)
+        if self.force_exit:
+            # uvicorn would skip it; it is what closes Redis and the actors, and it does not wait for clients.
+            await self.lifespan.shutdown()
 
     @property
     def port(self) -> int:
         return int(self.servers[0].sockets[0].getsockname()[1])
 
 
-async def drain(services: Services, settings: Settings) -> None:
+async def drain(services: Services, settings: Settings, hurry: Callable[[], bool]) -> None:
     """Not ready at once; every client is told when to come back; cursors are stored; then connections end with 4000.
 
     The delays are spread over as many seconds as the fleet needs to take everybody back at `accept_rate` a second, so
-    that a deploy is no stampede.
+    that a deploy is no stampede. Returns when all have left, after `drain_s`, or as soon as `hurry()` says so.
     """
     services.draining.set()
     metrics.draining.set(1)
@@ -82,7 +86,7 @@ async def drain(services: Services, settings: Settings) -> None:
     if actors:
         log.info("draining", connections=len(actors), over_ms=int(window_ms))
     deadline = asyncio.get_running_loop().time() + settings.drain_s
-    while services.supervisor.actors and asyncio.get_running_loop().time() < deadline:
+    while services.supervisor.actors and not hurry() and asyncio.get_running_loop().time() < deadline:
         await asyncio.sleep(0.05)
     with contextlib.suppress(Unavailable):
         await services.cursors.flush()

@@ -13,7 +13,7 @@ from rt import events, keys
 from rt.keys import Stream, parse_stream
 from rt.localredis import PrivateRedis, find_server
 from rt.redis import Store, insist
-from rt.settings import Settings
+from rt.settings import Settings, load_settings
 from rt.streams import tail as tail_module
 from rt.streams.log import StreamLog
 from rt.streams.replay import Head, join
@@ -387,9 +387,9 @@ async def test_a_connection_that_was_killed_is_made_again_and_everything_checked
                 task.cancel()
 
 
-async def test_a_follower_that_waits_while_redis_is_away_is_served_when_it_is_back(own_redis: PrivateRedis, settings: Settings) -> None:
+async def test_a_follower_that_waits_while_redis_is_away_is_served_when_it_is_back(own_redis: PrivateRedis) -> None:
     store = Store(own_redis.url)
-    streams = StreamLog(store, settings)
+    streams = StreamLog(store, load_settings(REDIS_URL=own_redis.url))
     try:
         async with reading(Tail(store, streams)) as tail:
             before = await streams.publish(TENANT, ROOM, event())

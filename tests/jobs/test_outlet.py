@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import uuid
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -15,7 +16,7 @@ from rt.errors import JobError, Unavailable
 from rt.events import MAX_EVENT_BYTES
 from rt.jobs import outlet as outlet_module
 from rt.jobs.outlet import BUFFER_BYTES, DELTA_CHARS, Outlet
-from rt.redis import Store
+from rt.redis import Store, forget_memory
 from rt.settings import Settings, load_settings
 from rt.streams.log import Appended, Batch, StreamLog
 from rt.streams.writer import Writer
@@ -265,9 +266,8 @@ Steps = st.lists(
 @hypothesis_settings(max_examples=25, deadline=None)
 def test_whatever_a_job_does_its_stream_is_what_it_said(steps: list[tuple[str, Any]], delay_s: float) -> None:
     async def run() -> None:
-        settings = load_settings(REDIS_URL=f"memory://{id(steps)}")
+        settings = load_settings(REDIS_URL=f"memory://{uuid.uuid4().hex}")
         store = Store(settings.redis_url)
-        await store.call("FLUSHALL")
         await store.call("HSET", keys.meta(TENANT, JOB), "fence", "1:t")
         log = Weather(store, settings)
         log.delay_s = delay_s
@@ -296,6 +296,7 @@ def test_whatever_a_job_does_its_stream_is_what_it_said(steps: list[tuple[str, A
         task.cancel()
         await asyncio.wait({task})
         await store.close()
+        forget_memory(settings.redis_url)
         assert heard == said
 
     asyncio.run(run())

@@ -21,6 +21,7 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import uvloop
 from arq.connections import ArqRedis
 
 from bench.jobs_app import app
@@ -88,7 +89,8 @@ def main() -> None:
         try:
             assert ours.stdout is not None
             ours.stdout.readline()
-            out = asyncio.run(measure(server.url, options.samples))
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # as `rt web` does
+                out = runner.run(measure(server.url, options.samples))
         finally:
             for one in (ours, theirs):
                 one.terminate()

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from rt.codec import to_json_bytes
+from rt.codec import from_json_bytes, to_json_bytes
 from rt.errors import JobError
 from rt.events import MAX_EVENT_BYTES
 from rt.jobs.job import Past
@@ -83,8 +83,9 @@ class JobContext:
         """
         try:
             raw = to_json_bytes(state)
+            from_json_bytes(raw)
         except ValueError:
-            raise JobError("bad_event", "the checkpoint has no JSON form") from None
+            raise JobError("bad_event", "the checkpoint has no JSON form, or is nested too deep") from None
         if len(raw) > MAX_EVENT_BYTES:
             raise JobError("too_large", f"a checkpoint of {len(raw)} bytes; at most {MAX_EVENT_BYTES} are taken")
         await self._outlet.flush(raw)

@@ -8,6 +8,7 @@ import inspect
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
@@ -38,8 +39,8 @@ class Retry:
     def delay_s(self, tries: int, error: BaseException | None = None, draw: Callable[[], float] = random.random) -> float:
         """`tries` is how many counted runs there were, at least 1. An error's own `retry_after_s` wins."""
         told = getattr(error, "retry_after_s", None)
-        if isinstance(told, int | float):
-            return float(told)
+        if isinstance(told, int | float) and isfinite(told):
+            return max(0.0, float(told))
         return draw() * min(self.cap_s, self.base_s * 2.0 ** min(tries - 1, 30))
 
 

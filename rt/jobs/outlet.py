@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from rt import events
+from rt.codec import from_json_bytes
 from rt.errors import JobError
 from rt.streams.log import Appended, Batch
 from rt.streams.writer import Writer
@@ -52,6 +53,8 @@ class Outlet:
                 text.encode()
             except UnicodeEncodeError:
                 raise JobError("bad_event", "the text holds half a surrogate pair") from None
+        if self.refused is not None:
+            return  # nothing of it will ever leave
         self._seal_progress()
         self._texts.append(text)
         self._bytes += len(text)
@@ -138,7 +141,7 @@ class Outlet:
             self._texts.clear()
             self._bytes -= len(text)
             for start in range(0, len(text), DELTA_CHARS):
-                self._push(self._encode("job.delta", {"text": text[start : start + DELTA_CHARS]}))
+                self._push(self._encode("job.delta", {"text": text[start : start + DELTA_CHARS]}, flat=True))
 
     def _seal_progress(self) -> None:
         if self._progress is not None:
@@ -149,11 +152,13 @@ class Outlet:
         self._events.append(event)
         self._bytes += len(event)
 
-    def _encode(self, type: str, data: Any) -> bytes:
+    def _encode(self, type: str, data: Any, *, flat: bool = False) -> bytes:
         try:
             event = events.encode(type, self._stream, data, int(time.time() * 1000), attempt=self._attempt)
+            if not flat:
+                from_json_bytes(event)  # what a later attempt would refuse to read is refused now
         except ValueError:
-            raise JobError("bad_event", f"the data of a {type} has no JSON form") from None
+            raise JobError("bad_event", f"the data of a {type} has no JSON form, or is nested too deep") from None
         if len(event) > events.MAX_EVENT_BYTES:
             raise JobError("too_large", f"a {type} of {len(event)} bytes; at most {events.MAX_EVENT_BYTES} are taken")
         return event

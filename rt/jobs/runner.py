@@ -237,8 +237,10 @@ class Runner:
             if data is not None:
                 try:
                     event = events.encode(f"job.{kind}", claim.stream, data, _now(), attempt=claim.number("attempt"))
+                    from_json_bytes(event)  # a result that nobody could read again is none
                 except ValueError:
-                    outcome, usage = Failed({"code": "bad_result", "message": "the result has no JSON form", "temporary": False}), {}
+                    message = "the result has no JSON form, or is nested too deep"
+                    outcome, usage = Failed({"code": "bad_result", "message": message, "temporary": False}), {}
                     continue
                 if len(event) > events.MAX_EVENT_BYTES:
                     outcome, usage = Failed({"code": "too_large", "message": f"a result of {len(event)} bytes", "temporary": False}), {}

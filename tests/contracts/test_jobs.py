@@ -73,6 +73,13 @@ async def busy(job: JobContext) -> None:
     raise TemporaryJobError("busy", "later", retry_after_s=0)
 
 
+def nested(depth: int) -> Any:
+    value: Any = 1
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
 @app.job
 async def returns(job: JobContext, what: str) -> Any:
     match what:
@@ -90,6 +97,12 @@ async def returns(job: JobContext, what: str) -> Any:
             await job.emit({"x": "x" * rt_events.MAX_EVENT_BYTES})
         case "bad event":
             await job.emit({"x": object()})
+        case "deep":
+            return nested(100)
+        case "deep event":
+            await job.emit(nested(100))
+        case "deep checkpoint":
+            await job.checkpoint(nested(100))
         case "large checkpoint":
             await job.checkpoint("x" * rt_events.MAX_EVENT_BYTES)
     return {"ok": True}
@@ -464,12 +477,16 @@ async def test_an_error_ends_the_job_at_once_and_tells_what_may_be_told(
         ("large event", "too_large"),
         ("bad event", "bad_event"),
         ("large checkpoint", "too_large"),
+        ("deep", "bad_result"),  # a status that nobody could read again
+        ("deep event", "bad_event"),
+        ("deep checkpoint", "bad_event"),
     ],
 )
 async def test_what_cannot_be_written_fails_the_job_that_wrote_it(worker: Worker, jobs: Jobs, what: str, code: str) -> None:
     events = await jobs.wait_end(await jobs.submit("returns", what=what))
     assert types(events) == ["job.queued", "job.started", "job.failed"]
     assert events[-1]["data"]["error"]["code"] == code
+    assert [one.status for one in (await jobs.queue.list(TENANT, None))[0]] == ["failed"]
 
 
 async def test_a_result_of_nothing_is_a_result(worker: Worker, jobs: Jobs) -> None:

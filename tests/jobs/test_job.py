@@ -101,6 +101,9 @@ def test_delays_double_up_to_their_cap() -> None:
 def test_an_error_s_own_delay_wins() -> None:
     assert Retry().delay_s(9, TemporaryJobError("busy", "later", retry_after_s=2.5)) == 2.5
     assert Retry().delay_s(1, TemporaryJobError("busy", "later", retry_after_s=0)) == 0.0
+    assert Retry().delay_s(1, TemporaryJobError("busy", "later", retry_after_s=-5)) == 0.0
+    for odd in (float("inf"), float("nan")):  # no delay that could be waited for: the backoff's own
+        assert Retry().delay_s(1, TemporaryJobError("busy", "later", retry_after_s=odd), draw=lambda: 1.0) == 1.0
 
 
 class Flaky(Exception):

@@ -42,6 +42,8 @@ log = get_logger("rt.worker")
 HEARTBEAT_S = 5.0
 #: The safety poll where Redis refuses keyspace notifications: plain arq clients' jobs then wait this long at most.
 BLIND_POLL_S = 0.05
+#: Turns of the loop from a claim to a job's first line: its run, its attempt, its function.
+_TURNS_TO_START = 3
 #: How long Redis may take the worker's last words at the end.
 _LAST_WORDS_S = 5.0
 
@@ -130,11 +132,16 @@ class Worker(ArqWorker):
         while not self._stopping.is_set():
             # In this order: what rings during the claim must not be lost.
             self._wake.clear()
+            running = len(self.runs)
             try:
                 await self._poll_iteration()
             except Unavailable:
                 metrics.redis_errors.labels("claim").inc()
                 self._next_due_s = None
+            if len(self.runs) > running:
+                # Parking what was claimed rings as well: the jobs' first lines come before another claim.
+                for _ in range(_TURNS_TO_START):
+                    await asyncio.sleep(0)
             if self.burst and not self.runs and not await self._store_has_work():
                 return
             wait_s = self._poll_s if self._next_due_s is None else max(0.0, min(self._poll_s, self._next_due_s))

@@ -62,11 +62,15 @@ async def submit(
     hash = submit_hash(job.name, input, stream, delay_s, timeout_s)
     job_id = new_job_id()
     accepted: Accepted = await until_not_busy(lambda: queue.accept(new, hash=hash, records=records, job_id=job_id))
-    if reports and accepted.job_id == job_id:
-        try:
-            await queue.announce_new(new, accepted.job_id)
-        except Unavailable:
-            pass
+    try:
+        if accepted.job_id == job_id:
+            if reports:
+                await queue.announce_new(new, accepted.job_id)
+        elif (record := await queue.get(who.tenant, accepted.job_id)) is not None:
+            # Whoever accepted it may have been cut off before it was announced: that is why it is sent again.
+            await queue.announce(who.tenant, record)
+    except Unavailable:
+        pass
     return accepted
 
 

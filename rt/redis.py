@@ -165,18 +165,29 @@ class Store:
 
 
 class _Pool(aioredis.BlockingConnectionPool):
-    """The library's bounded pool, which asks each connection that it hands out whether it still lives: a third of a
-    command's time on an idle process. One that has just answered is taken at its word."""
+    """The library's bounded pool, which takes a lock for each connection that it hands out or gets back, and asks each
+    whether it still lives: a third of a command's time on an idle process. One that has just answered is taken at its
+    word, and the lock is for when somebody waits."""
+
+    _waiting = 0
 
     async def get_connection(self, command_name: Any = None, *keys: Any, **options: Any) -> Any:
         free: Any = self._available_connections
         if free and free[-1].is_connected and time.monotonic() - getattr(free[-1], "rt_released", 0.0) < _FRESH_S:
             return self.get_available_connection()  # type: ignore[no-untyped-call]
-        return await super().get_connection()
+        self._waiting += 1
+        try:
+            return await super().get_connection()
+        finally:
+            self._waiting -= 1
 
     async def release(self, connection: Any) -> None:
         connection.rt_released = time.monotonic()
-        await super().release(connection)
+        if self._waiting:
+            await super().release(connection)
+        else:
+            self._in_use_connections.remove(connection)
+            self._available_connections.append(connection)
 
 
 async def _heeding_cancel(awaitable: Awaitable[T]) -> T:

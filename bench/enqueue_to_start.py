@@ -32,12 +32,12 @@ from rt.settings import load_settings
 from rt.streams.log import StreamLog
 
 
-async def sample(store: Store, enqueue: Callable[[str], Awaitable[object]], n: int) -> float:
+async def sample(redis: ArqRedis, enqueue: Callable[[str], Awaitable[object]], n: int) -> float:
     """Milliseconds from the call to the job's first line."""
     key = f"bench:{n}:{random.random()}"
     began = time.time_ns()
     await enqueue(key)
-    _, stamp = await store.call("BLPOP", key, 5)
+    _, stamp = await redis.blpop(key, 5)
     return (int(stamp) - began) / 1e6
 
 
@@ -50,7 +50,7 @@ async def measure(url: str, samples: int) -> dict[str, list[float]]:
     settings = load_settings(REDIS_URL=url)
     store = Store(url)
     queue = JobQueue(store, StreamLog(store, settings), settings)
-    arq = ArqRedis(store.client.connection_pool)
+    arq = ArqRedis(store.pool)
     rows: dict[str, Callable[[str], Awaitable[object]]] = {
         "rt client, rt worker": lambda key: queue.accept(NewJob(app.jobs["stamped"], {"key": key}, "-", "bench")),
         "arq client, rt worker": lambda key: arq.enqueue_job("stamped", key),
@@ -60,7 +60,7 @@ async def measure(url: str, samples: int) -> dict[str, list[float]]:
     for n in range(samples + 5):
         for name, enqueue in rows.items():
             await asyncio.sleep(random.uniform(0.01, 0.15))
-            took = await sample(store, enqueue, n)
+            took = await sample(arq, enqueue, n)
             if n >= 5:  # the first ones load code and scripts
                 out[name].append(took)
         if sys.stderr.isatty():

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from rt import keys
 from rt.dev import Home, without_password
 from rt.errors import Unavailable
-from rt.redis import Store
+from rt.redis import ReplyError, Store
 from rt.settings import BadSettings, Settings, load_settings, sources
 
 Status = Literal["ok", "warn", "fail", "skip"]
@@ -76,7 +76,7 @@ async def _redis(url: str) -> list[Check]:
     if url.startswith("memory://"):
         return [Check("redis", "skip", "in memory of another process: nobody else can look at it, and nothing is kept")]
     try:
-        store = Store(url, max_connections=4)
+        store = Store(url)
     except ValueError as error:
         return [Check("redis", "fail", f"REDIS_URL cannot be read: {error}", "write redis://, rediss:// or unix://")]
     checks: list[Check] = []
@@ -98,10 +98,15 @@ async def _ask(store: Store, *command: str) -> Any:
     """The answer; None when the server does not know the command or does not allow it. Raises Unavailable."""
     try:
         return await store.call(*command)
-    except Unavailable:
-        raise
-    except Exception:  # the library's class for a server's "no" is not ours to import
+    except ReplyError:
         return None
+
+
+async def _info(store: Store, section: str) -> dict[str, str]:
+    try:
+        return await store.info(section)
+    except ReplyError:
+        return {}
 
 
 async def _reach(store: Store) -> Check:
@@ -119,9 +124,9 @@ async def _reach(store: Store) -> Check:
 
 
 async def _kind(store: Store) -> Check:
-    info = await _ask(store, "INFO", "server") or {}
+    info = await _info(store, "server")
     kind = "valkey" if info.get("valkey_version") else "redis"
-    text = str(info.get("valkey_version") or info.get("redis_version") or "")
+    text = info.get("valkey_version") or info.get("redis_version") or ""
     if not text:
         return Check("version", "warn", "unknown: INFO is not allowed", "make sure that it is Redis 7.0 or Valkey 7.2, or newer")
     numbers = tuple(int(one) for one in text.split(".")[:2] if one.isdecimal())
@@ -139,8 +144,8 @@ async def _cluster(store: Store) -> Check:
 
 
 async def _eviction(store: Store) -> Check:
-    memory = await _ask(store, "INFO", "memory") or {}
-    policy, limit = memory.get("maxmemory_policy"), memory.get("maxmemory", 0)
+    memory = await _info(store, "memory")
+    policy, limit = memory.get("maxmemory_policy"), int(memory.get("maxmemory", 0))
     if policy is None:
         return Check("eviction", "warn", "unknown: INFO is not allowed", "make sure that maxmemory-policy is noeviction")
     if policy == "noeviction":
@@ -152,31 +157,31 @@ async def _eviction(store: Store) -> Check:
 
 
 async def _persistence(store: Store) -> Check:
-    info = await _ask(store, "INFO", "persistence") or {}
+    info = await _info(store, "persistence")
     if "aof_enabled" not in info:
         return Check("persistence", "warn", "unknown: INFO is not allowed", "make sure that it keeps an append-only file")
-    if info["aof_enabled"]:
+    if info["aof_enabled"] == "1":
         return Check("persistence", "ok", "append-only file: at most the last second is lost")
     return Check("persistence", "warn", "no append-only file: a crash of Redis loses what was accepted", "set appendonly yes")
 
 
 async def _notifications(store: Store) -> Check:
-    told = await _ask(store, "CONFIG GET", "notify-keyspace-events")
-    flags = told.get("notify-keyspace-events") if isinstance(told, dict) else None
+    told = await _ask(store, "CONFIG", "GET", "notify-keyspace-events")
+    flags = told[1].decode() if told else None
     todo = "set notify-keyspace-events to Kz, or else RT_POLL_S=0.05 for the workers"
     if flags is None:
         return Check("notifications", "warn", "unknown: CONFIG is not allowed, so jobs of plain arq clients may wait for RT_POLL_S", todo)
     if "K" in flags and ("z" in flags or "A" in flags):
         return Check("notifications", "ok", f"on ({flags})")
     # Setting what is set already changes nothing, and tells whether a worker may set it.
-    if await _ask(store, "CONFIG SET", "notify-keyspace-events", flags) is None:
+    if await _ask(store, "CONFIG", "SET", "notify-keyspace-events", flags) is None:
         return Check("notifications", "warn", "off, and CONFIG SET is not allowed: jobs of plain arq clients wait for RT_POLL_S", todo)
     return Check("notifications", "ok", "off; a worker turns them on when it starts")
 
 
 async def _workers(store: Store) -> Check:
     seen = await _ask(store, "ZRANGE", keys.WORKERS, "0", "-1") or []
-    names = [one.decode(errors="replace") if isinstance(one, bytes) else str(one) for one in seen]
+    names = [one.decode(errors="replace") for one in seen]
     # The list remembers who was there; the heartbeat's key expires with its worker.
     alive = [name for name in names if await _ask(store, "EXISTS", keys.worker(name))]
     if not alive:

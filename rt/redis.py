@@ -1,4 +1,4 @@
-"""The way to Redis: a bounded pool, scripts, and the note of which incarnation of the server was reached.
+"""The way to Redis: calls, scripts, listening, and the note of which incarnation of the server was reached.
 
 Errors of the library stop here: callers get `rt.errors.Unavailable`, whatever the reason. No command is ever sent
 twice by this module. Whether a lost call took effect is unknown, so only a caller whose call carries an id or a batch
@@ -8,7 +8,6 @@ number may repeat it.
 import asyncio
 import hashlib
 import random
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -26,7 +25,6 @@ from redis.exceptions import (
     NoScriptError,
     OutOfMemoryError,
     ReadOnlyError,
-    RedisError,
     ResponseError,
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -34,6 +32,8 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from rt import keys
 from rt.errors import Unavailable
+from rt.pipeline import Pipeline, Subscriber
+from rt.pipeline import ReplyError as ReplyError
 from rt.settings import BadSettings, Settings
 from rt.telemetry import metrics
 
@@ -44,8 +44,8 @@ SOCKET_TIMEOUT_S = 5.0
 CONNECT_TIMEOUT_S = 2.0
 #: Shortest and longest wait before a call that Redis did not answer is repeated, where it may be.
 _AGAIN_S = (0.02, 1.0)
-#: A connection that answered this recently is not asked whether it lives before it is used again.
-_FRESH_S = 1.0
+#: Connections for what is not ours, such as arq's own client.
+_POOLED = 4
 
 _AWAY = (RedisConnectionError, RedisTimeoutError, BusyLoadingError, ReadOnlyError, OutOfMemoryError, OSError, asyncio.TimeoutError)
 
@@ -71,30 +71,33 @@ def load_script(*parts: str) -> Script:
 class Store:
     """One process's connections to Redis. Make one per event loop; `close()` at the end.
 
-    `client` is redis-py's, for single commands; wrap their awaits in `guard()`, or use `call()`. Cancelling a call is
-    safe for the connection; whether the command took effect is then unknown.
+    Replies are Redis's own: bytes, int, None and lists, whatever the command. `pool` is the library's, for arq, which
+    brings its own client. Cancelling a call is safe for the connection; whether the command took effect is then unknown.
     """
 
-    def __init__(self, url: str, *, max_connections: int = 20) -> None:
+    def __init__(self, url: str) -> None:
         self.url = url
         self.memory = url.startswith("memory://")
-        pool: Any
-        common: dict[str, Any] = {"retry": AsyncRetry(NoBackoff(), 0)}
+        self.pool: Any
         if self.memory:
             # One server per URL and process. Nothing persists, and no other process sees it.
-            pool = aioredis.ConnectionPool(connection_class=_fake().FakeAsyncRedisConnection, server=_fake_server(url), **common)
-        else:
-            pool = _Pool.from_url(
-                url,
-                max_connections=max_connections,
-                timeout=CONNECT_TIMEOUT_S,
-                socket_timeout=SOCKET_TIMEOUT_S,
-                socket_connect_timeout=CONNECT_TIMEOUT_S,
-                redis_connect_func=_note_incarnation,
-                **({} if url.startswith("unix:") else {"socket_keepalive": True}),
-                **common,
+            self.pool = aioredis.ConnectionPool(
+                connection_class=_fake().FakeAsyncRedisConnection, server=_fake_server(url), retry=AsyncRetry(NoBackoff(), 0)
             )
-        self.client: Any = aioredis.Redis(connection_pool=pool)
+            self._library: Any = aioredis.Redis(connection_pool=self.pool)
+            self._library.response_callbacks.clear()
+            return
+        self.pool = aioredis.BlockingConnectionPool.from_url(
+            url,
+            max_connections=_POOLED,
+            timeout=CONNECT_TIMEOUT_S,
+            socket_timeout=SOCKET_TIMEOUT_S,
+            socket_connect_timeout=CONNECT_TIMEOUT_S,
+            redis_connect_func=_note_incarnation,
+            retry=AsyncRetry(NoBackoff(), 0),
+            **({} if url.startswith("unix:") else {"socket_keepalive": True}),
+        )
+        self._pipeline = Pipeline(self._connect, timeout_s=SOCKET_TIMEOUT_S)
 
     @classmethod
     def of(cls, settings: Settings) -> "Store":
@@ -103,91 +106,97 @@ class Store:
             raise BadSettings("REDIS_URL is not set; for a private server in one command use `rt dev`")
         if not settings.redis_url.startswith(("redis://", "rediss://", "unix://", "memory://")):
             raise BadSettings("REDIS_URL must begin with redis://, rediss:// or unix://")
-        return cls(settings.redis_url, max_connections=settings.redis_connections)
+        return cls(settings.redis_url)
+
+    @property
+    def db(self) -> int:
+        """The number of the database that the URL names."""
+        return int(self.pool.connection_kwargs.get("db") or 0)
 
     async def run(self, script: Script, keys: Sequence[str], args: Sequence[Any] = ()) -> Any:
         """Runs a script once. Raises Unavailable when its answer did not come: then it may or may not have run."""
         try:
-            try:
-                return await _heeding_cancel(self.client.evalsha(script.sha, len(keys), *keys, *args))
-            except NoScriptError:
-                # The server does not know it, so it did not run: sending the text is no repetition.
-                return await _heeding_cancel(self.client.eval(script.text, len(keys), *keys, *args))
-        except _AWAY as error:
-            raise Unavailable() from error
-        except ResponseError as error:
-            raise _response(error) from error
+            return await self.call("EVALSHA", script.sha, len(keys), *keys, *args)
+        except ReplyError as error:
+            if not str(error).startswith("NOSCRIPT"):
+                raise
+        # The server does not know it, so it did not run: sending the text is no repetition.
+        return await self.call("EVAL", script.text, len(keys), *keys, *args)
 
     async def call(self, *command: Any) -> Any:
-        """One command. Raises Unavailable."""
+        """One command, which must not block. Raises Unavailable, and ReplyError when Redis will not do it."""
         try:
-            return await _heeding_cancel(self.client.execute_command(*command))
+            if self.memory:
+                return await _heeding_cancel(self._library.execute_command(*command))
+            return await self._pipeline.call(*command)
+        except NoScriptError as error:  # the library takes the word off
+            raise ReplyError(f"NOSCRIPT {error}") from error
         except _AWAY as error:
             raise Unavailable() from error
+        except (ReplyError, ResponseError) as error:
+            if "READONLY" in str(error) and not self.memory:
+                self._pipeline.close()  # a primary no longer: the address may lead to another one by now
+            raise _refusal(error) from error
 
     async def ping(self, timeout_s: float = 1.0) -> bool:
         """Whether Redis answers in time; never raises."""
         try:
             async with asyncio.timeout(timeout_s):
-                return bool(await _heeding_cancel(self.client.ping()))
-        except (RedisError, OSError, TimeoutError):
+                await self.call("PING")
+        except (Unavailable, ReplyError, TimeoutError):
             return False
+        return True
+
+    async def info(self, section: str) -> dict[str, str]:
+        """What `INFO` says of a section. Raises Unavailable, and ReplyError where it is not allowed."""
+        lines = _text(await self.call("INFO", section)).splitlines()
+        return dict(line.split(":", 1) for line in lines if ":" in line and not line.startswith("#"))
 
     async def refuse_cluster(self) -> None:
         """Raises BadSettings when the server is a Cluster: the queue's keys carry no hash tags. Unavailable when it is away."""
         try:
-            info = await self.client.info("cluster")
-        except _AWAY as error:
-            raise Unavailable() from error
-        except RedisError:
+            info = await self.info("cluster")
+        except ReplyError:
             return  # INFO is refused or unknown: nothing may need it.
-        if info.get("cluster_enabled"):
+        if info.get("cluster_enabled") == "1":
             raise BadSettings("REDIS_URL names a Redis Cluster; the queue needs a single primary (or Sentinel)")
 
     @asynccontextmanager
     async def listen(self) -> AsyncIterator["Listener"]:
-        """A pub/sub connection of its own; closed at the end."""
-        pubsub: PubSub = self.client.pubsub()
-        try:
-            yield Listener(pubsub)
-        finally:
+        """A pub/sub connection of its own; closed at the end. Raises Unavailable."""
+        if self.memory:
+            pubsub = self._library.pubsub()
             try:
-                await pubsub.aclose()  # type: ignore[no-untyped-call]
-            except (RedisError, OSError):
-                pass
+                yield Listener(_LibrarySubscriber(pubsub))
+            finally:
+                await pubsub.aclose()
+            return
+        try:
+            subscriber = Subscriber(await self._connect())
+        except _AWAY as error:
+            raise Unavailable() from error
+        try:
+            yield Listener(subscriber)
+        finally:
+            subscriber.close()
 
     def thread_client(self) -> "ThreadStore":
         """A client with a connection of its own for one other thread."""
         return ThreadStore(self.url)
 
     async def close(self) -> None:
-        await self.client.aclose(close_connection_pool=True)
+        if not self.memory:
+            self._pipeline.close()
+        await self.pool.aclose()
 
-
-class _Pool(aioredis.BlockingConnectionPool):
-    """The library's bounded pool, which takes a lock for each connection that it hands out or gets back, and asks each
-    whether it still lives: a third of a command's time on an idle process. One that has just answered is taken at its
-    word, and the lock is for when somebody waits."""
-
-    _waiting = 0
-
-    async def get_connection(self, command_name: Any = None, *keys: Any, **options: Any) -> Any:
-        free: Any = self._available_connections
-        if free and free[-1].is_connected and time.monotonic() - getattr(free[-1], "rt_released", 0.0) < _FRESH_S:
-            return self.get_available_connection()  # type: ignore[no-untyped-call]
-        self._waiting += 1
+    async def _connect(self) -> AbstractConnection:
+        connection: AbstractConnection = self.pool.make_connection()
         try:
-            return await super().get_connection()
-        finally:
-            self._waiting -= 1
-
-    async def release(self, connection: Any) -> None:
-        connection.rt_released = time.monotonic()
-        if self._waiting:
-            await super().release(connection)
-        else:
-            self._in_use_connections.remove(connection)
-            self._available_connections.append(connection)
+            await _heeding_cancel(connection.connect())  # type: ignore[no-untyped-call]
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+        return connection
 
 
 async def _heeding_cancel(awaitable: Awaitable[T]) -> T:
@@ -221,38 +230,53 @@ async def insist(where: str, call: Callable[..., Awaitable[T]], *args: Any) -> T
 class Listener:
     """Pub/sub on one connection. Subscribing from one task while another reads is allowed."""
 
-    def __init__(self, pubsub: PubSub) -> None:
-        self._pubsub = pubsub
+    def __init__(self, subscriber: "Subscriber | _LibrarySubscriber") -> None:
+        self._subscriber = subscriber
 
     async def subscribe(self, *channels: str) -> None:
         """Sends SUBSCRIBE; the confirmation comes as a `("subscribe", channel, b"")` message. Raises Unavailable."""
-        await self._guard(self._pubsub.subscribe(*channels))
+        await self._guard(self._subscriber.subscribe(*channels))
 
     async def unsubscribe(self, *channels: str) -> None:
-        await self._guard(self._pubsub.unsubscribe(*channels))
+        await self._guard(self._subscriber.unsubscribe(*channels))
 
     async def ping(self) -> None:
-        await self._guard(self._pubsub.ping())
+        await self._guard(self._subscriber.ping())
 
     async def next(self, timeout_s: float) -> tuple[str, str, bytes] | None:
         """The next `(kind, channel, data)`, or None when none came in time. Raises Unavailable when the connection is lost."""
-        message: Any = await self._guard(self._pubsub.get_message(timeout=timeout_s))
-        if message is None:
-            return None
-        channel, data = message["channel"], message["data"]
-        return (
-            message["type"],
-            channel.decode() if isinstance(channel, bytes) else str(channel or ""),
-            data if isinstance(data, bytes) else b"",
-        )
+        return await self._guard(self._subscriber.next(timeout_s))
 
-    async def _guard(self, awaitable: Any) -> Any:
+    async def _guard(self, awaitable: Awaitable[T]) -> T:
         try:
-            return await _heeding_cancel(awaitable)
+            return await awaitable
         except _AWAY as error:
             raise Unavailable() from error
-        except RuntimeError as error:  # "pubsub connection not set": it was lost before anything was subscribed
-            raise Unavailable() from error
+        except (ReplyError, ResponseError) as error:
+            raise _refusal(error) from error
+
+
+class _LibrarySubscriber:
+    """As `Subscriber`, for the server inside this process."""
+
+    def __init__(self, pubsub: PubSub) -> None:
+        self._pubsub: Any = pubsub
+
+    async def subscribe(self, *channels: str) -> None:
+        await _heeding_cancel(self._pubsub.subscribe(*channels))
+
+    async def unsubscribe(self, *channels: str) -> None:
+        await _heeding_cancel(self._pubsub.unsubscribe(*channels))
+
+    async def ping(self) -> None:
+        await _heeding_cancel(self._pubsub.ping())
+
+    async def next(self, timeout_s: float) -> tuple[str, str, bytes] | None:
+        message: Any = await _heeding_cancel(self._pubsub.get_message(timeout=timeout_s))
+        if message is None:
+            return None
+        data = message["data"]
+        return message["type"], _text(message["channel"] or b""), data if isinstance(data, bytes) else b""
 
 
 class ThreadStore:
@@ -282,20 +306,18 @@ class ThreadStore:
         except _AWAY as error:
             raise Unavailable() from error
         except ResponseError as error:
-            raise _response(error) from error
+            raise _refusal(error) from error
 
     def close(self) -> None:
         self._client.close()
 
 
-def _response(error: ResponseError) -> Exception:
-    """A script's inner OOM, READONLY or LOADING arrives as a plain ResponseError with the word inside."""
+def _refusal(error: Exception) -> Exception:
+    """A script's inner OOM, READONLY or LOADING arrives as a plain refusal with the word inside."""
     text = str(error)
-    return (
-        Unavailable()
-        if any(word in text for word in ("OOM", "READONLY", "LOADING", "MISCONF", "MASTERDOWN", "BUSY", "NOREPLICAS"))
-        else error
-    )
+    if any(word in text for word in ("OOM", "READONLY", "LOADING", "MISCONF", "MASTERDOWN", "BUSY", "NOREPLICAS")):
+        return Unavailable()
+    return error if isinstance(error, ReplyError) else ReplyError(text)
 
 
 async def _note_incarnation(connection: AbstractConnection) -> None:

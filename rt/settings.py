@@ -33,8 +33,6 @@ class Settings(BaseSettings):
 
     redis_url: str = Field("", validation_alias=AliasChoices("RT_REDIS_URL", "REDIS_TLS_URL", "REDIS_URL"))
     """redis://, rediss://, unix://, or memory:// (fakeredis: one process, nothing persists). Empty: only `rt dev` starts."""
-    redis_connections: int = Field(20, ge=4)
-    """Connections in a process's pool; two more are held for live reading and for leases."""
 
     host: str = "0.0.0.0"  # noqa: S104 - a Procfile host routes to every interface
     """The interface to listen on."""

@@ -265,9 +265,7 @@ def new_job_id() -> str:
     return secrets.token_hex(12)
 
 
-def _fields(reply: Any) -> dict[str, bytes]:
-    if isinstance(reply, dict):
-        return {key.decode(): value for key, value in reply.items()}
+def _fields(reply: list[bytes]) -> dict[str, bytes]:
     return {reply[i].decode(): reply[i + 1] for i in range(0, len(reply), 2)}
 
 

@@ -29,7 +29,7 @@ from rt.jobs.leases import Lease, Leases
 from rt.jobs.models import close_model, load_model
 from rt.jobs.queue import JobQueue
 from rt.jobs.runner import Claim, Run, Runner
-from rt.redis import Listener, Store, load_script
+from rt.redis import Listener, ReplyError, Store, load_script
 from rt.settings import Settings
 from rt.streams.log import StreamLog
 from rt.streams.writer import Writer
@@ -73,7 +73,7 @@ class Worker(ArqWorker):
         super().__init__(
             [func(_never, name=name) for name in app.jobs] or [func(_never, name="-")],
             queue_name=settings.queue,
-            redis_pool=ArqRedis(store.client.connection_pool, default_queue_name=settings.queue),
+            redis_pool=ArqRedis(store.pool, default_queue_name=settings.queue),
             burst=burst,
             handle_signals=False,
             max_jobs=settings.max_jobs,
@@ -273,9 +273,9 @@ class Worker(ArqWorker):
             await asyncio.sleep(0.5)
 
     async def _hear(self, listener: Listener) -> None:
-        db = self.store.client.connection_pool.connection_kwargs.get("db", 0)
-        bell, abort = keys.doorbell(self.queue_name), f"__keyspace@{db}__:arq:abort"
-        await listener.subscribe(bell, f"__keyspace@{db}__:{self.queue_name}", abort)
+        space = f"__keyspace@{self.store.db}__"
+        bell, abort = keys.doorbell(self.queue_name), f"{space}:arq:abort"
+        await listener.subscribe(bell, f"{space}:{self.queue_name}", abort)
         silent = False
         while True:
             message = await listener.next(5.0)
@@ -311,8 +311,8 @@ class Worker(ArqWorker):
             if "K" in known and ("z" in known or "A" in known):
                 return True
             await self.store.call("CONFIG", "SET", "notify-keyspace-events", f"{known}Kz")
-        except Exception as error:
-            log.info("no keyspace notifications; jobs of plain arq clients are found by polling", reason=type(error).__name__)
+        except ReplyError as error:
+            log.info("no keyspace notifications; jobs of plain arq clients are found by polling", reason=str(error))
             return False
         return True
 

@@ -236,7 +236,7 @@ async def test_a_call_without_its_scope_is_forbidden_and_names_it(web: Web) -> N
 
 async def test_a_plain_arq_clients_job_may_have_any_id_and_is_an_admins(web: Web, store: Store) -> None:
     job_id = "a/b c?%2F#ü"
-    await ArqRedis(store.client.connection_pool).enqueue_job("echo", _job_id=job_id, text="plain")
+    await ArqRedis(store.pool).enqueue_job("echo", _job_id=job_id, text="plain")
     path = "/v1/jobs/a%2Fb%20c%3F%252F%23%C3%BC"
     admin = web.client("root", "admin")
     events = await read_events(admin, f"{path}/events")

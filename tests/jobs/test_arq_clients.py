@@ -59,7 +59,7 @@ async def flaky(job: JobContext, how: str) -> int:
 @pytest.fixture
 async def arq(store: Store) -> ArqRedis:
     """A plain client, as another service has it."""
-    return ArqRedis(store.client.connection_pool)
+    return ArqRedis(store.pool)
 
 
 def as_json(value: Any) -> bytes:
@@ -68,7 +68,7 @@ def as_json(value: Any) -> bytes:
 
 @pytest.fixture
 async def arq_json(store: Store) -> ArqRedis:
-    return ArqRedis(store.client.connection_pool, job_serializer=as_json, job_deserializer=json.loads)
+    return ArqRedis(store.pool, job_serializer=as_json, job_deserializer=json.loads)
 
 
 @pytest.fixture
@@ -385,7 +385,7 @@ class PlainWorker(ArqWorker):
     """arq's own worker; only its log line about the server, which needs INFO, is left out."""
 
     def __init__(self, functions: Any, *, queue_name: str, pool: Store, poll_delay: float) -> None:
-        redis = ArqRedis(pool.client.connection_pool, default_queue_name=queue_name)
+        redis = ArqRedis(pool.pool, default_queue_name=queue_name)
         super().__init__(functions, queue_name=queue_name, redis_pool=redis, handle_signals=False, poll_delay=poll_delay)
 
     async def main(self) -> None:

@@ -359,7 +359,8 @@ async def test_connections_stay_few_however_many_jobs_run(redis_kind: str, store
         for id in ids:
             await jobs.wait_end(id, within_s=20)
         clients = [line for line in (await store.call("CLIENT", "LIST")).decode().splitlines() if line]
-    assert len(clients) <= settings.redis_connections + 2
+    # Calls, wake-ups, leases, and this test's own.
+    assert len(clients) <= 4, clients
 
 
 async def test_whatever_befalls_a_job_it_ends_once(store: Store, settings: Settings) -> None:

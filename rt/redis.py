@@ -147,6 +147,11 @@ class Store:
             return False
         return True
 
+    async def now_ms(self) -> int:
+        """Redis's own time, in Unix ms: what is compared between hosts is never a host's. Raises Unavailable."""
+        seconds, micros = await self.call("TIME")
+        return int(seconds) * 1000 + int(micros) // 1000
+
     async def info(self, section: str) -> dict[str, str]:
         """What `INFO` says of a section. Raises Unavailable, and ReplyError where it is not allowed."""
         lines = _text(await self.call("INFO", section)).splitlines()

@@ -35,7 +35,7 @@ class JobContext:
         past: Past,
         outlet: Outlet,
         deadline: float,
-        touch: Callable[[], None],
+        touch: Callable[[bool], None],
         settings: Settings,
         model: LanguageModel,
         log: Any,
@@ -88,6 +88,7 @@ class JobContext:
             raise JobError("bad_event", "the checkpoint has no JSON form, or is nested too deep") from None
         if len(raw) > MAX_EVENT_BYTES:
             raise JobError("too_large", f"a checkpoint of {len(raw)} bytes; at most {MAX_EVENT_BYTES} are taken")
+        self._touch(True)
         await self._outlet.flush(raw)
         await self._step()
 
@@ -102,8 +103,9 @@ class JobContext:
         return asyncio.run_coroutine_threadsafe(call, self._loop).result()
 
     async def _step(self) -> None:
-        self._touch()
         if self._outlet.full:
+            self._touch(True)  # while it waits for Redis, it is not the job that is silent
             await self._outlet.wait_room()
+        self._touch(False)
         # A loop of emits must let the buffer leave, and a cancel arrive, also when nothing else in it waits.
         await asyncio.sleep(0)

@@ -6,7 +6,6 @@ janitor that dies in the middle costs nothing but the time until the next one.
 
 import asyncio
 import secrets
-import time
 
 from rt import keys
 from rt.errors import Unavailable
@@ -70,8 +69,8 @@ class Janitor:
 
     async def _announce(self) -> None:
         """Completes accepts whose process died before it wrote `job.created`."""
-        before = (time.time() - ANNOUNCE_AFTER_S) * 1000
-        for member in await self._store.call("ZRANGEBYSCORE", keys.ANNOUNCE, "-inf", int(before), "LIMIT", 0, 100):
+        before = await self._store.now_ms() - int(ANNOUNCE_AFTER_S * 1000)
+        for member in await self._store.call("ZRANGEBYSCORE", keys.ANNOUNCE, "-inf", before, "LIMIT", 0, 100):
             tenant, _, job_id = member.decode().partition(" ")
             record = await self._queue.get(tenant, job_id)
             if record is None:
@@ -83,12 +82,12 @@ class Janitor:
         """A backlog, or a chain of retries, may be older than arq's lifetime of a payload: a page of it a round."""
         ids = await self._store.call("ZRANGE", self._queue.name, self._payloads_from, self._payloads_from + PAGE - 1)
         self._payloads_from = self._payloads_from + PAGE if len(ids) == PAGE else 0
-        for id in ids:
-            await self._store.call("PEXPIRE", b"arq:job:" + id, PAYLOAD_TTL_MS, "GT")
+        await asyncio.gather(*(self._store.call("PEXPIRE", b"arq:job:" + id, PAYLOAD_TTL_MS, "GT") for id in ids))
 
     async def _trim(self) -> None:
         """Trims streams that are still written to by age; the others expire whole. A page of the keyspace a round."""
         self._trim_from, found = await self._store.call("SCAN", self._trim_from, "MATCH", "rt:*:{*}:log", "COUNT", PAGE)
+        now = await self._store.now_ms() if found else 0
         for key in found:
             tenant, _, rest = key.decode().removeprefix("rt:").partition(":{")
             stream = rest.removesuffix("}:log")
@@ -96,5 +95,4 @@ class Janitor:
             # A job's stream ends by itself, and keeps all of it until it expires.
             if kind is None or kind == "job":
                 continue
-            oldest = int((time.time() - self._settings.retention(kind).age_s) * 1000)
-            await self._streams.trim(tenant, stream, oldest)
+            await self._streams.trim(tenant, stream, now - self._settings.retention(kind).age_s * 1000)

@@ -40,7 +40,13 @@ class Outlet:
         self._timer: asyncio.Handle | None = None
         self._landed = asyncio.Event()
         self._landed.set()
+        self._closed = False
         self.refused: Appended | None = None
+
+    @property
+    def over(self) -> bool:
+        """Nothing that is added will be written: the attempt was refused, or has ended."""
+        return self._closed or self.refused is not None
 
     @property
     def full(self) -> bool:
@@ -53,7 +59,7 @@ class Outlet:
                 text.encode()
             except UnicodeEncodeError:
                 raise JobError("bad_event", "the text holds half a surrogate pair") from None
-        if self.refused is not None:
+        if self.over:
             return  # nothing of it will ever leave
         self._seal_progress()
         self._texts.append(text)
@@ -63,26 +69,31 @@ class Outlet:
     def add(self, type: str, data: Any) -> None:
         """Raises JobError("too_large") for an event above 256 KiB and "bad_event" for what has no JSON form."""
         event = self._encode(type, data)
+        if self.over:
+            return
         self._seal_texts()
         self._seal_progress()
         self._push(event)
         self._soon()
 
     def add_progress(self, data: dict[str, Any]) -> None:
-        self._seal_texts()
         self._encode("job.progress", data)  # what cannot be written is refused now, to the one who wrote it
+        if self.over:
+            return
+        self._seal_texts()
         self._progress = data
         self._soon()
 
-    def take(self) -> list[bytes]:
-        """Everything that waits, for the call that ends the attempt. Only after `wait_landed`."""
-        self._seal_texts()
-        self._seal_progress()
-        out, self._events, self._bytes = self._events, [], 0
-        return out
+    def close(self) -> list[bytes]:
+        """Everything that waits, for the call that ends the attempt; what is added from now on goes nowhere.
+
+        Only after `wait_landed`, in the same turn of the loop: nothing may overtake what is returned.
+        """
+        self._closed = True
+        return self._take()
 
     async def wait_room(self) -> None:
-        while self.full and self.refused is None:
+        while self.full and not self.over:
             self._fly()
             await self._landed.wait()
 
@@ -98,14 +109,20 @@ class Outlet:
     async def flush(self, checkpoint: bytes = b"") -> None:
         """Returns when everything that was added before is in the stream, `checkpoint` (JSON) with its last seq."""
         await self.wait_landed()
-        if self.refused is None:
+        if not self.over:
             self._fly(checkpoint)
             await self._landed.wait()
 
     # from here on nothing waits
 
+    def _take(self) -> list[bytes]:
+        self._seal_texts()
+        self._seal_progress()
+        out, self._events, self._bytes = self._events, [], 0
+        return out
+
     def _soon(self) -> None:
-        if self._flight is None and self._timer is None and self.refused is None:
+        if self._flight is None and self._timer is None and not self.over:
             loop = asyncio.get_running_loop()
             wait_s = self._flown + GATHER_S - loop.time()
             # Even "now" is the loop's next turn: what the job adds before it first waits goes along.
@@ -115,9 +132,9 @@ class Outlet:
         if self._timer:
             self._timer.cancel()
             self._timer = None
-        if self._flight is not None or self.refused is not None:
+        if self._flight is not None or self.over:
             return
-        batch = self.take()
+        batch = self._take()
         if not batch and not checkpoint:
             return
         self._number += 1

@@ -32,6 +32,9 @@ ADOPT = load_script("streams/stream", "jobs/adopt")
 
 log = get_logger("rt.runner")
 
+#: What a function may still do once it is cancelled. One that does not end by then keeps running, but not as this attempt.
+STOP_GRACE_S = 3.0
+
 _UNREADABLE = Payload("<unknown>", (), {}, 0, "pickle", False)
 
 
@@ -64,6 +67,8 @@ class Run:
     task: asyncio.Task[Outcome] | None = None
     context: JobContext | None = None
     began: float = field(default_factory=time.monotonic)
+    #: Done when the function has ended, or did not end in its grace.
+    ended: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
     def stop(self, why: Outcome) -> None:
         """Cancels the function; the run's outcome will be `why`. The first reason counts."""
@@ -75,6 +80,11 @@ class Run:
             self.context.cancelled = True
         if self.task is not None:
             self.task.cancel()
+            self.task.get_loop().call_later(STOP_GRACE_S, self.end)
+
+    def end(self, _: object = None) -> None:
+        if not self.ended.done():
+            self.ended.set_result(None)
 
 
 class Runner:
@@ -84,6 +94,8 @@ class Runner:
         self._app, self._settings, self._store, self._streams, self._writer = app, settings, store, streams, writer
         self._worker = worker
         self.model: LanguageModel | None = None
+        #: Functions that went on after their cancel and their grace; what they emit goes nowhere.
+        self.stuck: set[asyncio.Task[Outcome]] = set()
 
     async def run(self, run: Run) -> Outcome:
         """Runs an attempt and settles it. Waits for Redis where it must; raises nothing but CancelledError."""
@@ -98,15 +110,18 @@ class Runner:
                 run, outlet, _UNREADABLE, Failed({"code": "invalid_input", "message": str(error), "temporary": False})
             )
         run.task = asyncio.create_task(self._attempt(run, outlet, payload), name=f"job {claim.id}")
+        run.task.add_done_callback(run.end)
         if run.stopped is not None:
-            run.task.cancel()
+            run.stop(run.stopped)
         try:
-            await asyncio.wait({run.task})
+            await run.ended
         except asyncio.CancelledError:
             # The worker itself is being torn down: the lease will lapse, and another attempt follows.
             run.task.cancel()
-            await asyncio.wait({run.task})
+            await asyncio.wait({run.task}, timeout=STOP_GRACE_S)
+            self._leave(run)
             raise
+        self._leave(run)
         if run.stopped is not None:
             outcome = run.stopped
         elif run.task.cancelled():  # the function cancelled itself
@@ -114,6 +129,16 @@ class Runner:
         else:
             outcome = run.task.result()
         return await self._settle(run, outlet, payload, outcome)
+
+    def _leave(self, run: Run) -> None:
+        """A function that swallows its cancels cannot be ended; it is left behind, so that its slot and the job are not."""
+        task = run.task
+        if task is None or task.done():
+            return
+        log.error("a job goes on after it was cancelled", job_id=run.claim.id, after_s=STOP_GRACE_S)
+        self.stuck.add(task)
+        task.add_done_callback(self.stuck.discard)
+        task.add_done_callback(lambda one: one.cancelled() or one.exception())
 
     async def _attempt(self, run: Run, outlet: Outlet, payload: Payload) -> Outcome:
         """The function's own task: its outcome, unless somebody stopped it."""
@@ -154,9 +179,9 @@ class Runner:
         try:
             async with asyncio.timeout(left_s) as total, asyncio.timeout(timeout_s) as idle:
 
-                def touch() -> None:
+                def touch(waiting: bool) -> None:
                     if timeout_s is not None and not context.cancelled and not idle.expired():
-                        idle.reschedule(loop.time() + timeout_s)
+                        idle.reschedule(None if waiting else loop.time() + timeout_s)
 
                 run.context = context = JobContext(
                     id=claim.id,
@@ -230,7 +255,7 @@ class Runner:
         if outlet.refused is not None and not isinstance(outcome, Cancelled | Lost):
             outcome = _refused(outlet.refused)
         usage = run.context.usage if run.context else {}
-        waiting = outlet.take()
+        waiting = outlet.close()
         while not isinstance(outcome, Lost):
             kind, data, delay_ms, success, value = self._written(run, outcome, usage)
             batch = list(waiting) if kind != "cancelled" else []

@@ -12,6 +12,7 @@ import os
 import secrets
 import signal
 import socket
+import sys
 import time
 from typing import Any
 
@@ -336,7 +337,7 @@ class Worker(ArqWorker):
 
     async def heart_beat(self) -> None:
         """Says that this worker lives, what it can run and how much it does; replaces arq's one key per queue."""
-        now = int(time.time() * 1000)
+        now = await self.store.now_ms()
         state = {
             "worker": self.name,
             "version": __version__,
@@ -389,6 +390,10 @@ async def _serve(app: App, settings: Settings) -> int:
         await run_until_stopped(worker)
     finally:
         await store.close()
+    if worker.runner.stuck:
+        # The loop would wait for them for good. Everything of ours is written and closed.
+        sys.stdout.flush()
+        os._exit(0)
     return 0
 
 

@@ -84,6 +84,8 @@ class Commands:
             holding = group.create_task(self._hold(record, cursors, hash, token, by))
             try:
                 answer = {"data": await effect()}
+                raw = to_json_bytes(answer)
+                from_json_bytes(raw)  # what a repeat could not be told is no answer
             except asyncio.CancelledError:
                 # Its connection is gone: whoever sends the command again need not wait for the hold to lapse.
                 await asyncio.shield(self._finish(record, hash, token, b""))
@@ -92,7 +94,8 @@ class Commands:
                 broken = error  # nothing was done, and the newer connection may send it again
             except Refused as error:
                 refused = error
-                answer = {"refused": {"code": error.code, "message": error.message, "details": error.details, "facts": error.facts}}
+                told = {"code": error.code, "message": error.message, "details": error.details, "facts": error.facts}
+                raw = b"" if error.temporary else to_json_bytes({"refused": told})
             except Exception as error:
                 broken = error  # raised below: out of here it would come as a group
             holding.cancel()
@@ -100,7 +103,7 @@ class Commands:
             # Not remembered: the handler broke, and the same id may be tried again.
             await self._finish(record, hash, token, b"")
             raise broken
-        await self._finish(record, hash, token, b"" if refused and refused.temporary else to_json_bytes(answer))
+        await self._finish(record, hash, token, raw)
         if refused:
             raise refused
         return answer["data"]

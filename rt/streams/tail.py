@@ -7,6 +7,7 @@ whatever a broken connection swallowed by a check of all of them after it is bac
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
@@ -69,6 +70,9 @@ class Tail:
         self._followed: dict[str, _Followed] = {}
         self._to_subscribe: set[str] = set()
         self._to_drop: set[str] = set()
+        #: SUBSCRIBEs of this connection that Redis has not confirmed, by channel. An earlier one's confirmation says nothing
+        #: of a channel that was dropped and followed again since.
+        self._asked: Counter[str] = Counter()
         #: Channels that a new connection has still to confirm; then what the old one may have swallowed is looked for.
         self._unconfirmed: set[str] = set()
         self._changed = asyncio.Event()
@@ -134,6 +138,7 @@ class Tail:
         self._to_drop.clear()
         self._to_subscribe = set(self._followed)
         self._unconfirmed = {_ALWAYS, *self._followed}
+        self._asked.clear()
         # A channel that nobody uses keeps the connection subscribed, so that it can be read before the first follow.
         await listener.subscribe(_ALWAYS)
         subscriber = group.create_task(self._subscribe(listener), name="tail subscriptions")
@@ -155,10 +160,14 @@ class Tail:
                     if one := self._followed.get(channel):
                         self._announce(one, data)
                 elif kind == "subscribe":
+                    self._asked[channel] -= 1
                     if channel == _ALWAYS:
                         self.connected.set()
+                    elif self._asked[channel] > 0 or channel in self._to_subscribe:
+                        continue
                     elif one := self._followed.get(channel):
                         one.confirmed.set()
+                    del self._asked[channel]
                     self._confirm(channel)
         finally:
             subscriber.cancel()
@@ -180,6 +189,7 @@ class Tail:
                 if drop:
                     await listener.unsubscribe(*drop)
                 if new:
+                    self._asked.update(new)
                     await listener.subscribe(*new)
             except Unavailable:
                 return  # the reader notices as well, and the next connection subscribes to everything

@@ -55,6 +55,19 @@ async def test_an_answer_of_nothing_is_an_answer(commands: Commands) -> None:
     assert effect.count == 1
 
 
+_DEEP: Any = 1
+for _ in range(70):
+    _DEEP = [_DEEP]
+
+
+@pytest.mark.parametrize("answer", [object(), "\ud800", _DEEP], ids=["an object", "half a pair", "deeper than can be read"])
+async def test_an_answer_that_cannot_be_told_again_is_an_error_and_holds_nobody_up(commands: Commands, answer: Any) -> None:
+    with pytest.raises(ValueError, match=r"JSON|surrogate|deep|nest|serialize"):
+        await commands.once(TENANT, RECORD, "h", Effect(answer))
+    async with asyncio.timeout(1):
+        assert await commands.once(TENANT, RECORD, "h", Effect("fine")) == "fine"
+
+
 async def test_the_same_id_with_another_body_is_a_conflict(commands: Commands) -> None:
     await commands.once(TENANT, RECORD, "h", Effect("first"))
     second = Effect("second")

@@ -12,7 +12,7 @@ import pytest
 from rt import events, keys
 from rt.keys import Stream, parse_stream
 from rt.localredis import PrivateRedis, find_server
-from rt.redis import Store, insist
+from rt.redis import Listener, Store, insist
 from rt.settings import Settings, load_settings
 from rt.streams import tail as tail_module
 from rt.streams.log import StreamLog
@@ -201,6 +201,49 @@ async def test_a_stream_that_was_dropped_can_be_followed_again(tail: Tail, strea
         await eventually(lambda sink=sink: sink.seqs)
         assert sink.seqs == [i]
         tail.unfollow(TENANT, str(ROOM), sink)
+
+
+async def test_a_confirmation_of_an_earlier_subscription_says_nothing_of_a_later_one(
+    store: Store, streams: StreamLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is published between the two would be read neither from the log nor live."""
+    channel = keys.live(TENANT, str(ROOM))
+    allowed = asyncio.Semaphore(0)
+    sent: list[str] = []
+    read, subscribe, unsubscribe = Listener.next, Listener.subscribe, Listener.unsubscribe
+
+    async def slowly(listener: Listener, timeout_s: float) -> tuple[str, str, bytes] | None:
+        message = await read(listener, timeout_s)
+        if message and message[1] == channel:
+            await allowed.acquire()
+        return message
+
+    async def noted(listener: Listener, *channels: str) -> None:
+        sent.extend(f"+{one}" for one in channels)
+        await subscribe(listener, *channels)
+
+    async def noted_too(listener: Listener, *channels: str) -> None:
+        sent.extend(f"-{one}" for one in channels)
+        await unsubscribe(listener, *channels)
+
+    monkeypatch.setattr(Listener, "next", slowly)
+    monkeypatch.setattr(Listener, "subscribe", noted)
+    monkeypatch.setattr(Listener, "unsubscribe", noted_too)
+    async with reading(Tail(store, streams)) as tail:
+        first, last = Recorder(), Recorder()
+        gone = asyncio.create_task(tail.follow(TENANT, str(ROOM), first))
+        await eventually(lambda: sent[-1:] == [f"+{channel}"])
+        tail.unfollow(TENANT, str(ROOM), first)
+        await eventually(lambda: sent[-1:] == [f"-{channel}"])
+        follows = asyncio.create_task(tail.follow(TENANT, str(ROOM), last))
+        await eventually(lambda: sent[-1:] == [f"+{channel}"])
+        allowed.release()
+        await asyncio.wait({follows}, timeout=0.1)
+        assert not follows.done()
+        allowed.release()
+        allowed.release()
+        await asyncio.wait_for(follows, 5)
+        gone.cancel()
 
 
 async def test_following_and_dropping_in_one_breath_leaves_the_last_wish(tail: Tail, streams: StreamLog) -> None:

@@ -61,7 +61,7 @@ class Attempt:
     async def settle(self) -> list[dict[str, Any]]:
         """Ends the attempt as the runner does: lands, and hands over what waits with one more batch."""
         await self.outlet.wait_landed()
-        rest = self.outlet.take()
+        rest = self.outlet.close()
         await self.log.append([Batch(TENANT, JOB, "1:t", 1_000_000, rest)])
         return await self.events()
 
@@ -196,10 +196,25 @@ async def test_the_last_words_are_never_under_way_when_they_are_handed_over(atte
     attempt.outlet.add_text("b")
     await attempt.outlet.wait_landed()
     before = list(attempt.log.calls)
-    rest = attempt.outlet.take()
+    rest = attempt.outlet.close()
     assert [json.loads(one)["data"] for one in rest] == [{"text": "b"}] or joined(await attempt.events()) == "ab"
     await asyncio.sleep(2 * delay_s)
     assert attempt.log.calls == before
+
+
+async def test_what_is_added_after_the_last_words_goes_nowhere(attempt: Attempt) -> None:
+    """A task that the job left behind goes on emitting while its end is written."""
+    attempt.outlet.add_text("a")
+    await attempt.outlet.wait_landed()
+    rest = attempt.outlet.close()
+    attempt.outlet.add_text("b")
+    attempt.outlet.add("job.delta", {"data": 1})
+    attempt.outlet.add_progress({"current": 1})
+    await attempt.outlet.flush(b"1")
+    await attempt.outlet.wait_room()
+    await asyncio.sleep(0.05)
+    assert [json.loads(one)["data"] for one in rest] == [{"text": "a"}]
+    assert await attempt.events() == []
 
 
 async def test_an_answer_that_is_lost_writes_nothing_twice(attempt: Attempt) -> None:

@@ -15,6 +15,7 @@ import pytest
 from rt import keys
 from rt.app import App
 from rt.errors import Refused, TemporaryJobError
+from rt.jobs import runner
 from rt.jobs.context import JobContext
 from rt.jobs.job import Retry
 from rt.jobs.worker import Worker
@@ -45,6 +46,27 @@ async def swallows(job: JobContext) -> str:
         except asyncio.CancelledError:
             await job.emit("what?")
     return "ended by itself"
+
+
+@app.job
+async def deaf(job: JobContext) -> None:
+    """Never ends, whoever cancels it, until its gate opens."""
+    await job.emit("begun")
+    while not gates[job.id].is_set():
+        try:
+            await asyncio.wait_for(gates[job.id].wait(), 0.05)
+        except (TimeoutError, asyncio.CancelledError):
+            await job.emit("still here")
+
+
+@app.job(idle_timeout_s=0.5)
+async def pours(job: JobContext, kilobytes: int) -> None:
+    await job.emit("begun")
+    while not gates[job.id].is_set():
+        await asyncio.sleep(0.005)
+        await job.emit("")
+    for _ in range(kilobytes):
+        await job.emit("x" * 1024)
 
 
 @app.job(max_attempts=20, retry=Retry(base_s=0.01, cap_s=0.05))
@@ -135,6 +157,61 @@ async def test_a_job_that_swallows_its_cancel_writes_nothing_more(worker: Worker
     events = await jobs.wait_end(job_id)
     assert types(events) == ["job.queued", "job.started", "job.delta", "job.cancelled"]
     await still_works(jobs)
+
+
+async def test_a_job_that_never_heeds_its_cancel_loses_its_slot_and_its_voice(
+    store: Store, settings: Settings, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "STOP_GRACE_S", 0.2)
+    async with running(app, settings.model_copy(update={"max_jobs": 1}), store) as worker:
+        job_id = await jobs.submit("deaf")
+
+        async def begun() -> bool:
+            return joined(await jobs.events(job_id)).startswith("begun")
+
+        await eventually(begun)
+        await jobs.queue.cancel(TENANT, job_id, "ann")
+        assert types(await jobs.wait_end(job_id, within_s=5))[-1] == "job.cancelled"
+        await still_works(jobs)
+        assert len(worker.runner.stuck) == 1
+        ended = await jobs.events(job_id)
+        await asyncio.sleep(0.2)  # it emits all the while
+        assert await jobs.events(job_id) == ended
+        gates[job_id].set()
+        await eventually(lambda: not worker.runner.stuck)
+
+
+async def test_a_worker_stops_although_a_job_never_heeds_its_cancel(
+    store: Store, settings: Settings, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "STOP_GRACE_S", 0.2)
+    async with running(app, settings.model_copy(update={"drain_s": 0.0}), store):
+        job_id = await jobs.submit("deaf")
+
+        async def begun() -> bool:
+            return joined(await jobs.events(job_id)).startswith("begun")
+
+        await eventually(begun)
+        began = time.monotonic()
+    assert time.monotonic() - began < 2
+    record = await jobs.queue.get(TENANT, job_id)
+    assert record is not None
+    assert record.status == "queued", "handed back for another worker"
+    gates[job_id].set()
+
+
+async def test_a_job_that_waits_for_redis_is_not_idle(redis_kind: str, worker: Worker, jobs: Jobs, store: Store) -> None:
+    if redis_kind == "fake":
+        pytest.skip("fakeredis cannot be paused")
+    job_id = await jobs.submit("pours", kilobytes=200)
+
+    async def begun() -> bool:
+        return joined(await jobs.events(job_id)) == "begun"
+
+    await eventually(begun)
+    await store.call("CLIENT", "PAUSE", 1200, "ALL")
+    gates[job_id].set()
+    assert types(await jobs.wait_end(job_id))[-1] == "job.completed"
 
 
 async def test_a_start_hook_that_breaks_is_raised_before_anything_is_claimed(store: Store, settings: Settings) -> None:

@@ -75,6 +75,7 @@ PURE: dict[str, set[str]] = {
     "rt.keys": set(),
     "rt.streams.replay": set(),
     "rt.jobs.job": {"random"},  # jitter; a test gives its own
+    "rt.actors.messages": set(),
     "rt.actors.session": set(),
     "rt.actors.router": set(),
     "rt.actors.frames": set(),

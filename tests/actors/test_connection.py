@@ -12,6 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from rt import keys
+from rt.actors import messages as m
 from rt.actors import session as s
 from rt.actors.actor import Ended
 from rt.actors.caller import Connection
@@ -125,7 +126,7 @@ class Client:
         self.closed, self.aborted = (code, reason), True
 
     async def say(self, *frames: Any) -> None:
-        await self.actor.receive(s.Received(list(frames) if len(frames) > 1 else frames[0]))
+        await self.actor.receive(m.Received(list(frames) if len(frames) > 1 else frames[0]))
 
     async def until(self, true: Callable[[], Any]) -> Any:
         async with asyncio.timeout(20):
@@ -660,7 +661,7 @@ async def test_a_read_that_fails_as_no_read_should_closes_with_4006_and_leaves_n
 
 async def test_draining_says_reconnect_and_closes_with_4000(web: Web) -> None:
     client = await web.connected()
-    client.actor.tell(s.Draining(250, 0.01))
+    client.actor.tell(m.Draining(250, 0.01))
     assert (await client.get("reconnect"))["delay_ms"] == 250
     await client.ended()
     assert client.closed is not None

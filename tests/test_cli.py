@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from rt import cli
+from rt import cli, remote
 from rt.app import App
 from rt.tokens import DEFAULT_SCOPES, verify
 
@@ -32,7 +32,7 @@ def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         if name.startswith("RT_") or name in ("REDIS_URL", "REDIS_TLS_URL", "PORT", "WEB_CONCURRENCY"):
             monkeypatch.delenv(name)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(cli, "_backoff_s", lambda failures: 0)
+    monkeypatch.setattr(remote, "_backoff_s", lambda failures: 0)
     monkeypatch.chdir(tmp_path)
 
 

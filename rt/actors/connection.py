@@ -31,7 +31,7 @@ from rt.keys import Stream, parse_stream
 from rt.redis import Store, insist
 from rt.settings import Settings
 from rt.streams.commands import Commands, request_hash, until_not_busy
-from rt.streams.log import Authorship, Page, StreamLog
+from rt.streams.log import Authorship, StreamLog
 from rt.streams.replay import Head
 from rt.streams.sessions import Cursors, Entry, is_session_id, open_session, restore_session
 from rt.streams.tail import Live, Tail
@@ -295,14 +295,9 @@ class ConnectionActor(Actor[m.Message | None]):
         self.tell(m.Watched(stream))
 
     async def _read(self, stream: str, after: int, ticket: int) -> None:
-        self.tell(m.PageRead(stream, ticket, await insist("read", self._page, stream, after)))
-
-    async def _page(self, stream: str, after: int) -> Page:
-        page = await self._parts.streams.read(self._tenant, stream, max(after, 0))
-        if not page.head.epoch:  # it vanished: it goes on in a new epoch, which has to have a name
-            await self._parts.streams.open(self._tenant, [stream])
-            page = await self._parts.streams.read(self._tenant, stream, max(after, 0))
-        return page
+        # A log that vanished goes on in a new epoch, which has to have a name.
+        page = await insist("read", self._parts.streams.read_open, self._tenant, stream, after)
+        self.tell(m.PageRead(stream, ticket, page))
 
     async def _open(self, connect: Connect, given: dict[str, Cursor]) -> None:
         parts = self._parts

@@ -22,7 +22,7 @@ from rt.errors import Refused, Unavailable
 from rt.events import is_final, seq_of
 from rt.jobs.job import TERMINAL_STATUSES
 from rt.jobs.queue import JobRecord
-from rt.streams.log import Page, StreamLog
+from rt.streams.log import Page
 from rt.streams.replay import Gap, Head, join, place
 from rt.streams.tail import Live
 from rt.telemetry import metrics
@@ -41,15 +41,6 @@ _STAY_AWAY = b"retry: 3600000\n\n"
 
 #: More than any seq: "read once more, then it is known".
 _UNKNOWN = 2**53
-
-
-async def read_page(streams: StreamLog, tenant: str, stream: str, after: int, **bounds: int) -> Page:
-    """As `StreamLog.read`, of a stream that is begun where it does not exist, so that its epoch can be named."""
-    page = await streams.read(tenant, stream, after, **bounds)
-    if not page.head.epoch:
-        await streams.open(tenant, [stream])
-        page = await streams.read(tenant, stream, after, **bounds)
-    return page
 
 
 def told(at: Cursor, page: Page) -> Iterator[tuple[Cursor, bytes | Gap]]:
@@ -178,7 +169,7 @@ class Feed:
         self._top = 0  # from here on it is what is announced while the log is read
         out: list[bytes] = []
         try:
-            page = await read_page(self._services.streams, self._tenant, self._stream, self._at.seq)
+            page = await self._services.streams.read_open(self._tenant, self._stream, self._at.seq)
             items = list(told(self._at, page))
             forgotten = any(isinstance(one, Gap) and one.reason == "epoch_changed" for _, one in items) and await self._is_forgotten()
         except Unavailable:

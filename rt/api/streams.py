@@ -11,7 +11,7 @@ from rt.api.auth import Caller
 from rt.api.problems import responses
 from rt.api.request import IdempotencyKey, JobId, NamedStream, Parts, answer, body, takes
 from rt.api.services import Services
-from rt.api.sse import EventStream, gap_frame, read_page, told
+from rt.api.sse import EventStream, gap_frame, told
 from rt.codec import join_json, to_json_bytes
 from rt.cursor import START, Cursor, parse_cursor
 from rt.errors import Refused
@@ -139,7 +139,7 @@ async def _page(who: Claims, parts: Services, stream: str, after: str, limit: in
     items: list[bytes] = []
     gap: dict[str, Any] | None = None
     for _ in range(2):  # a gap that leads back takes another look
-        page = await read_page(parts.streams, who.tenant, stream, at.seq, count=limit, max_bytes=_PAGE_BYTES)
+        page = await parts.streams.read_open(who.tenant, stream, at.seq, count=limit, max_bytes=_PAGE_BYTES)
         given = Cursor(page.head.epoch, at.seq) if at.seq and not at.epoch else at
         at = Cursor(page.head.epoch, at.seq)
         for position, one in told(given, page):

@@ -338,7 +338,7 @@ class Session:
             placed = place(self._given[stream], head) if stream in self._given else acked
             streams[stream] = {"epoch": head.epoch, "seq": head.top, "recovered": placed.gap is None}
             if placed.gap:
-                after.append(_gap_frame(stream, head.epoch, placed.gap))
+                after.append(Send(placed.gap.frame(stream, head.epoch)))
             if stream in opened.missing and stream not in (own, user) and stream.startswith("job:"):
                 # The job is forgotten, terminal event and all: nothing will ever come.
                 fields[f"c:{stream}"] = ""
@@ -404,7 +404,7 @@ class Session:
         frame = {"type": "subscribed", "id": message.id, "stream": stream, "epoch": head.epoch, "seq": head.top, "recovered": gap is None}
         yield Send(frame)
         if gap:
-            yield _gap_frame(stream, head.epoch, gap)
+            yield Send(gap.frame(stream, head.epoch))
         if follow.watched and follow.watching:
             self._want(stream)
         yield from self._watch(stream, follow)
@@ -476,7 +476,7 @@ class Session:
             frame = {"type": "subscribed", "stream": stream, "epoch": head.epoch, "seq": head.top, "recovered": placed.gap is None}
             yield Send(frame)
             if placed.gap:
-                yield _gap_frame(stream, head.epoch, placed.gap)
+                yield Send(placed.gap.frame(stream, head.epoch))
             follow.pinged = head.top
             yield Store({f"c:{stream}": follow.stored()})
         elif follow.epoch != head.epoch or head.top < follow.sent or head.first > follow.sent + 1:
@@ -496,7 +496,7 @@ class Session:
             frame = {"type": "subscribed", "stream": stream, "epoch": head.epoch, "seq": head.top, "recovered": placed.gap is None}
             yield Send(frame)
         if placed.gap:
-            yield _gap_frame(stream, head.epoch, placed.gap)
+            yield Send(placed.gap.frame(stream, head.epoch))
         follow.epoch, follow.sent, follow.top = head.epoch, placed.seq, head.top
         if placed.gap and placed.gap.first is None:
             follow.settled = follow.claimed = 0
@@ -522,7 +522,7 @@ class Session:
                 # Entries were taken out of the middle of the log by hand: said, and never asked for again.
                 yield from self._forward(stream, follow, run, replayed=True)
                 run = []
-                yield _gap_frame(stream, head.epoch, Gap("expired", expected, seq - 1))
+                yield Send(Gap("expired", expected, seq - 1).frame(stream, head.epoch))
                 follow.sent = seq - 1
             run.append(raw)
             expected = seq + 1
@@ -530,7 +530,7 @@ class Session:
             yield from self._looked_back(stream, follow)
         yield from self._forward(stream, follow, run, replayed=True)
         if not events and follow.sent < head.top and head.first <= follow.sent + 1:
-            yield _gap_frame(stream, head.epoch, Gap("expired", follow.sent + 1, head.top))
+            yield Send(Gap("expired", follow.sent + 1, head.top).frame(stream, head.epoch))
             follow.sent = head.top
         if follow.final is not None:
             if follow.watching:
@@ -612,13 +612,6 @@ class Session:
     def _close(self, code: int, reason: str) -> Iterator[Effect]:
         self.closed = True
         yield Close(code, reason)
-
-
-def _gap_frame(stream: str, epoch: str, gap: Gap) -> Send:
-    frame: dict[str, Any] = {"type": "gap", "stream": stream, "epoch": epoch, "reason": gap.reason}
-    if gap.first is not None:
-        frame |= {"from": gap.first, "to": gap.last}
-    return Send(frame)
 
 
 def _cursor(stream: str, text: str) -> Cursor:

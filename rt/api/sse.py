@@ -9,7 +9,6 @@ import asyncio
 import random
 import time
 from collections.abc import Iterator
-from typing import Any
 
 from fastapi import Response
 from starlette.types import Receive, Scope, Send
@@ -64,13 +63,6 @@ def told(at: Cursor, page: Page) -> Iterator[tuple[Cursor, bytes | Gap]]:
         yield Cursor(head.epoch, seq), raw
     if not page.events and seq < head.top:
         yield Cursor(head.epoch, head.top), Gap("expired", seq + 1, head.top)
-
-
-def gap_frame(stream: str, epoch: str, gap: Gap) -> dict[str, Any]:
-    frame: dict[str, Any] = {"type": "gap", "stream": stream, "epoch": epoch, "reason": gap.reason}
-    if gap.first is not None:
-        frame |= {"from": gap.first, "to": gap.last}
-    return frame
 
 
 class Feed:
@@ -182,7 +174,7 @@ class Feed:
         for at, one in items:
             if isinstance(one, Gap):
                 metrics.gaps.labels(one.reason).inc()
-                frame = to_json_bytes(gap_frame(self._stream, at.epoch, one))
+                frame = to_json_bytes(one.frame(self._stream, at.epoch))
                 out.append(b"id: %s\nevent: gap\ndata: %s\n\n" % (str(at).encode(), frame))
             else:
                 metrics.events_sent.inc()

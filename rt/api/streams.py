@@ -11,7 +11,7 @@ from rt.api.auth import Caller
 from rt.api.problems import responses
 from rt.api.request import IdempotencyKey, JobId, NamedStream, Parts, answer, body, takes
 from rt.api.services import Services
-from rt.api.sse import EventStream, gap_frame, told
+from rt.api.sse import EventStream, told
 from rt.codec import join_json, to_json_bytes
 from rt.cursor import START, Cursor, parse_cursor
 from rt.errors import Refused
@@ -148,7 +148,7 @@ async def _page(who: Claims, parts: Services, stream: str, after: str, limit: in
             elif items or gap:
                 break  # the next page begins with it
             else:
-                gap = gap_frame(stream, position.epoch, one)
+                gap = one.frame(stream, position.epoch)
             at = position
         if items or at.seq >= page.head.top:
             break

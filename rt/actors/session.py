@@ -51,7 +51,7 @@ from rt.keys import parse_stream
 from rt.streams.log import Page
 from rt.streams.replay import Gap, Head, join, place
 from rt.streams.tail import Live
-from rt.tokens import Claims
+from rt.tokens import LEEWAY_S, Claims
 
 #: Streams that one session follows at most. Each costs a subscription and a place in every check of the tops.
 MAX_FOLLOWED = 1000
@@ -59,9 +59,8 @@ MAX_FOLLOWED = 1000
 MAX_READS = 2
 #: Malformed frames in a row before the connection is closed with 4502.
 MAX_MALFORMED = 20
-#: A token's holder is told this long before its end, and cut this long after it (clocks differ).
+#: A token's holder is told this long before its end.
 EXPIRING_S = 60.0
-LEEWAY_S = 10.0
 
 
 @dataclass(slots=True)

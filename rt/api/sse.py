@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from fastapi import Response
 from starlette.types import Receive, Scope, Send
 
-from rt.api.auth import LEEWAY_S
 from rt.api.services import Services
 from rt.codec import to_json_bytes
 from rt.cursor import START, Cursor
@@ -25,7 +24,7 @@ from rt.streams.log import Page
 from rt.streams.replay import Gap, Head, join, place
 from rt.streams.tail import Live
 from rt.telemetry import metrics
-from rt.tokens import Claims
+from rt.tokens import LEEWAY_S, Claims
 
 #: A comment after this much silence: proxies cut connections that say nothing for 30 to 60 s.
 KEEP_ALIVE_S = 15.0

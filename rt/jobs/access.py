@@ -50,24 +50,18 @@ class Access:
         """The job's record, when `who` may read it."""
         who.need("jobs:read")
         record = await self._record(who, job_id)
-        if who.has("admin") or (record.owner and record.owner == who.subject):
+        if who.has("streams:read") and any(parse_stream(name).kind == "room" for name in record.reports):
             return record
-        for name in record.reports:
-            stream = parse_stream(name)
-            if (stream.kind == "room" and who.has("streams:read")) or (stream.kind != "room" and await self.owns(who, stream)):
-                return record
-        raise _no_job()
+        if not await self._is_theirs(who, record):
+            raise _no_job()
+        return record
 
     async def control_job(self, who: Claims, job_id: str) -> JobRecord:
         """Cancel and input."""
         who.need("jobs:write")
         record = await self._record(who, job_id)
-        if who.has("admin") or (record.owner and record.owner == who.subject):
+        if await self._is_theirs(who, record):
             return record
-        for name in record.reports:
-            stream = parse_stream(name)
-            if stream.kind != "room" and await self.owns(who, stream):
-                return record
         # Who may read it is told that it may not do this; to others it does not exist.
         await self.read_job(who, job_id)
         raise Refused("forbidden", "this job is not yours to change")
@@ -83,6 +77,13 @@ class Access:
                 return await self._owner_of(who, stream) == who.subject or who.has("admin")
             case _:
                 return False
+
+    async def _is_theirs(self, who: Claims, record: JobRecord) -> bool:
+        """Whether somebody has submitted a job, or it reports to a session or user stream of theirs."""
+        if who.has("admin") or (record.owner and record.owner == who.subject):
+            return True
+        streams = map(parse_stream, record.reports)
+        return any([await self.owns(who, one) for one in streams if one.kind != "room"])
 
     async def _owner_of(self, who: Claims, stream: Stream) -> str | None:
         owner = await self._store.call("HGET", keys.cursors(who.tenant, stream.id), "owner")

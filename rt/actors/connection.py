@@ -26,7 +26,7 @@ from rt.cursor import Cursor, parse_cursor
 from rt.errors import Refused, TakenOver
 from rt.jobs.access import Access
 from rt.jobs.queue import JobQueue
-from rt.jobs.submit import submit
+from rt.jobs.submit import named_job, submit
 from rt.keys import Stream, parse_stream
 from rt.redis import Store, insist
 from rt.settings import Settings
@@ -391,9 +391,7 @@ class ConnectionActor(Actor[m.Message | None]):
         match command:
             case Submit(id=id, job=name, input=input, options=options):
                 claims.need("jobs:write")
-                job = parts.router.app.jobs.get(name)
-                if job is None:
-                    raise Refused("unknown_job", f"no job is named {name[:64]!r}", details=[{"loc": ["job"], "msg": "unknown"}])
+                job = named_job(parts.router.app, name)
                 accepted = await submit(
                     parts.queue,
                     parts.access,

@@ -12,7 +12,7 @@ from rt.api.auth import Caller
 from rt.api.problems import responses
 from rt.api.request import IdempotencyKey, JobId, Parts, answer, body, takes
 from rt.errors import Refused
-from rt.jobs.submit import submit
+from rt.jobs.submit import named_job, submit
 from rt.streams.log import NOBODY
 
 Status = Literal["queued", "running", "retrying", "completed", "failed", "cancelled"]
@@ -78,9 +78,7 @@ async def submit_job(who: Caller, parts: Parts, new: Annotated[NewJob, body(NewJ
     who.need("jobs:write")
     stream = _one_of("stream", new.stream, new.options.stream)
     key = _one_of("idempotency_key", idempotency_key, new.options.idempotency_key)
-    job = parts.app.jobs.get(new.job)
-    if job is None:
-        raise Refused("unknown_job", f"no job is named {new.job[:64]!r}", details=[{"loc": ["job"], "msg": "unknown"}])
+    job = named_job(parts.app, new.job)
     accepted = await submit(
         parts.queue,
         parts.access,

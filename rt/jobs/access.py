@@ -82,8 +82,10 @@ class Access:
         """Whether somebody has submitted a job, or it reports to a session or user stream of theirs."""
         if who.has("admin") or (record.owner and record.owner == who.subject):
             return True
-        streams = map(parse_stream, record.reports)
-        return any([await self.owns(who, one) for one in streams if one.kind != "room"])
+        for stream in map(parse_stream, record.reports):
+            if stream.kind != "room" and await self.owns(who, stream):
+                return True
+        return False
 
     async def _owner_of(self, who: Claims, stream: Stream) -> str | None:
         owner = await self._store.call("HGET", keys.cursors(who.tenant, stream.id), "owner")

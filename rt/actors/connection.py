@@ -426,7 +426,7 @@ class ConnectionActor(Actor[m.Message | None]):
                 return m.Answered(id, await parts.commands.once(claims.tenant, record, request_hash(["cancel", job_id]), cancel, by=by))
             case Subscribe(id=id, stream=name, cursor=text):
                 stream = parse_stream(name)
-                cursor = _parse(text)
+                cursor = None if text is None else parse_cursor(text)
                 if not self._is_own(stream):
                     await parts.access.read_stream(claims, stream)
                 head = (await parts.streams.open(claims.tenant, [name]))[name]
@@ -435,7 +435,7 @@ class ConnectionActor(Actor[m.Message | None]):
                         raise Refused("rate_limited", f"a session follows {MAX_FOLLOWED} streams at most")
                     # Answered is kept: a process that dies now must not have forgotten it.
                     begins = Cursor(head.epoch, head.top) if cursor is None else cursor
-                    await parts.cursors.put(entry, {f"c:{name}": str(begins) if begins.epoch else "0"})
+                    await parts.cursors.put(entry, {f"c:{name}": str(begins)})
                 return m.Subscribed(id, name, cursor, head)
             case Unsubscribe(id=id, stream=name):
                 if self._is_own(parse_stream(name)):
@@ -501,12 +501,3 @@ class ConnectionActor(Actor[m.Message | None]):
             metrics.frame_errors.labels(frame["code"]).inc()
         elif frame["type"] == "gap":
             metrics.gaps.labels(frame["reason"]).inc()
-
-
-def _parse(text: str | None) -> Cursor | None:
-    if text is None:
-        return None
-    try:
-        return parse_cursor(text)
-    except ValueError as error:
-        raise Refused.field("invalid_frame", "cursor", str(error)) from None

@@ -98,7 +98,7 @@ class Follow:
         return self.sent if self.seen is None else min(self.seen, self.sent)
 
     def stored(self) -> str:
-        cursor = str(Cursor(self.epoch, self.acked)) if self.epoch else "0"
+        cursor = str(Cursor(self.epoch, self.acked))
         return cursor if self.origin is None else f"{cursor} {self.origin[0]} {self.origin[1]}"
 
 
@@ -615,10 +615,7 @@ class Session:
 
 def _cursor(stream: str, text: str) -> Cursor:
     parse_stream(stream, f"cursors.{stream[:64]}")
-    try:
-        return parse_cursor(text)
-    except ValueError as error:
-        raise Refused.field("invalid_frame", f"cursors.{stream}", str(error)) from None
+    return parse_cursor(text, f"cursors.{stream}")
 
 
 def _bytes(effects: list[Effect]) -> int:

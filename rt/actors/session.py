@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rt import keys
-from rt.actors.frames import Ack, Connect, Ping, Pong, command_id
+from rt.actors.frames import MAX_FAULTS, Ack, Connect, Ping, Pong, command_id
 from rt.actors.messages import (
     Answered,
     Checked,
@@ -274,6 +274,7 @@ class Session:
 
     def _ack(self, cursors: dict[str, int | str]) -> Iterator[Effect]:
         acknowledged: list[tuple[str, Follow, int]] = []
+        above: list[dict[str, Any]] = []
         for stream, value in cursors.items():
             parse_stream(stream, f"cursors.{stream[:64]}")
             cursor = _cursor(stream, value) if isinstance(value, str) else None
@@ -285,14 +286,17 @@ class Session:
             if follow is None or not follow.epoch or (cursor is not None and cursor.epoch != follow.epoch):
                 continue
             if seq > max(follow.top, follow.sent):
-                raise Refused.field("invalid_frame", f"cursors.{stream}", f"the newest event is {max(follow.top, follow.sent)}")
-            if follow.acked < seq <= follow.sent:
+                above.append({"loc": ["cursors", stream], "msg": f"the newest event is {max(follow.top, follow.sent)}"})
+            elif follow.acked < seq <= follow.sent:
                 acknowledged.append((stream, follow, seq))
         for stream, follow, seq in acknowledged:
             if follow.seen is not None:
                 follow.claimed = max(follow.claimed, seq)  # counts once the log was looked at that far
             else:
                 yield self._acknowledge(stream, follow, seq)
+        if above:  # said once the others have counted
+            first = above[0]
+            raise Refused("invalid_frame", f"{'.'.join(first['loc'])}: {first['msg']}", details=above[:MAX_FAULTS])
 
     def _acknowledge(self, stream: str, follow: Follow, seq: int) -> Store:
         follow.acked = seq

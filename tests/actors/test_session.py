@@ -434,6 +434,15 @@ def test_an_acknowledgement_above_the_top_is_an_error() -> None:
     assert "id" not in error
 
 
+def test_an_acknowledgement_above_the_top_spoils_no_other_one() -> None:
+    it = in_room(0)
+    it.news(ROOM, "r", entries(ROOM, 1, 3))
+    [error] = it.ack(session_s=9, room_a=2, user_u=9)
+    assert [one["loc"] for one in error["details"]] == [["cursors", OWN], ["cursors", USER]]
+    assert it.stored[f"c:{ROOM}"] == "r:2"
+    assert (it.acked(OWN), it.acked(USER)) == (0, 0)
+
+
 def test_an_acknowledgement_above_what_was_sent_is_ignored() -> None:
     it = in_room(5)
     it.room = 0

@@ -276,11 +276,8 @@ class Wire(RuleBasedStateMachine):
 
     def step(self, message: m.Message) -> None:
         assert self.session is not None
-        finished = self.finished_by(message)
-        effects = self.session.handle(message, 0.0, self.room)
-        if not any(isinstance(one, m.Send) and one.frame["type"] == "error" for one in effects):
-            self.finished_unsaved |= finished
-        for effect in effects:
+        self.finished_unsaved |= self.finished_by(message)
+        for effect in self.session.handle(message, 0.0, self.room):
             self.perform(effect)
         if self.session.starved and self.room > 0:
             self.tasks.append(Task("drained", m.Drained()))

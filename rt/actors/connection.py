@@ -21,7 +21,7 @@ from rt.actors.mailbox import MailboxClosed, MailboxFull
 from rt.actors.outbox import Outbox
 from rt.actors.publish import publish_hash, published_event
 from rt.actors.router import Handled, Router
-from rt.actors.session import MAX_FOLLOWED, Config, Session
+from rt.actors.session import MAX_FOLLOWED, Config, Session, too_many
 from rt.cursor import Cursor, parse_cursor
 from rt.errors import Refused, TakenOver
 from rt.jobs.access import Access
@@ -432,7 +432,7 @@ class ConnectionActor(Actor[m.Message | None]):
                 head = (await parts.streams.open(claims.tenant, [name]))[name]
                 if name not in self.session.follows:
                     if len(self.session.follows) >= MAX_FOLLOWED:
-                        raise Refused("rate_limited", f"a session follows {MAX_FOLLOWED} streams at most")
+                        raise too_many(name)
                     # Answered is kept: a process that dies now must not have forgotten it.
                     begins = Cursor(head.epoch, head.top) if cursor is None else cursor
                     await parts.cursors.put(entry, {f"c:{name}": str(begins)})

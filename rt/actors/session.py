@@ -387,7 +387,7 @@ class Session:
             gap = placed.gap
             if follow is None:
                 if len(self.follows) >= MAX_FOLLOWED:
-                    yield Send(Refused("rate_limited", f"a session follows {MAX_FOLLOWED} streams at most").frame(message.id))
+                    yield Send(too_many(stream).frame(message.id))
                     return
                 follow = self.follows[stream] = Follow(head.epoch, placed.seq, head.top, placed.seq)
             else:
@@ -420,12 +420,15 @@ class Session:
                 follow.origin = origin
                 yield Store({f"c:{stream}": follow.stored()})
             return
-        if stream in self._done or len(self.follows) >= MAX_FOLLOWED:
+        if stream in self._done:
             return
         if origin is not None and (announcing := self.follows.get(origin[0])) and origin[1] <= announcing.settled:
             # The client asked for events that it once acknowledged: the job itself is not brought back by that.
             self._done[stream] = origin
             yield Store({f"d:{stream}": f"{origin[0]} {origin[1]}"})
+            return
+        if len(self.follows) >= MAX_FOLLOWED:
+            yield Send(too_many(stream).frame())
             return
         follow = self.follows[stream] = Follow("", 0, 0, 0, origin, start=self._given.pop(stream, START))
         follow.sent = follow.start.seq
@@ -615,6 +618,11 @@ class Session:
     def _close(self, code: int, reason: str) -> Iterator[Effect]:
         self.closed = True
         yield Close(code, reason)
+
+
+def too_many(stream: str) -> Refused:
+    """Why one more stream is not followed: the client may leave others, and then subscribe to it."""
+    return Refused("rate_limited", f"a session follows {MAX_FOLLOWED} streams at most", facts={"stream": stream})
 
 
 def _cursor(stream: str, text: str) -> Cursor:

@@ -716,6 +716,18 @@ def test_a_session_follows_so_many_streams_at_most() -> None:
     assert ROOM not in it.session.follows
 
 
+def test_a_job_that_is_one_stream_too_many_is_named_to_the_client_who_may_subscribe_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s, "MAX_FOLLOWED", 3)
+    it = in_room(0)
+    effects = it.news(OWN, "o", [created(OWN, 1)])
+    [error] = sent(effects)
+    assert (error["type"], error["code"], error["details"]) == ("error", "rate_limited", {"stream": JOB})
+    assert "id" not in error
+    assert watches(effects) == []
+    it.feed(m.Unsubscribed("1", ROOM))
+    assert watches(subscribed(it, JOB, "0", head("j", 2))) == [JOB]
+
+
 # events
 
 

@@ -440,7 +440,7 @@ class ConnectionActor(Actor[m.Message | None]):
             case Unsubscribe(id=id, stream=name):
                 if self._is_own(parse_stream(name)):
                     raise Refused("forbidden", "the session's own stream and its user's are always followed")
-                await parts.cursors.put(entry, {f"c:{name}": ""})
+                await parts.cursors.put(entry, self.session.leaving(name))
                 return m.Unsubscribed(id, name)
             case Refresh(id=id, token=token):
                 fresh = await parts.authenticate.token(token)

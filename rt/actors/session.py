@@ -55,6 +55,9 @@ from rt.tokens import LEEWAY_S, Claims
 
 #: Streams that one session follows at most. Each costs a subscription and a place in every check of the tops.
 MAX_FOLLOWED = 1000
+#: Jobs that were done with before they were announced: of more than so many the oldest is forgotten. Their announcement
+#: comes in the session's stream soon or (for a job that was only subscribed to) never.
+MAX_UNANNOUNCED = 100
 #: Log reads under way for one connection: each brings a page of 64 KiB at most (or one event).
 MAX_READS = 2
 #: Malformed frames in a row before the connection is closed with 4502.
@@ -121,7 +124,7 @@ class Session:
         self.batch = False
         self.closed = False
         self.follows: dict[str, Follow] = {}
-        #: Jobs that are done with, and where they were announced: kept until that announcement is acknowledged.
+        #: Jobs that are done with, and where they were announced (seq 0: not yet): kept until that announcement is acknowledged.
         self._done: dict[str, tuple[str, int]] = {}
         #: What `connect` said of streams: a job may be found to be followed only later.
         self._given: dict[str, Cursor] = {}
@@ -213,10 +216,9 @@ class Session:
             case Subscribed():
                 yield from self._subscribed(message)
             case Unsubscribed(id, stream):
-                if self.follows.pop(stream, None):
-                    self._wanted.pop(stream, None)
+                if stream in self.follows:
                     yield Unwatch(stream)
-                    yield Store({f"c:{stream}": ""})
+                    yield Store(self._leave(stream))
                 yield Send({"type": "reply", "id": id, "data": {}})
             case Refreshed(id, claims, expires_in_s):
                 self.claims = claims
@@ -302,26 +304,40 @@ class Session:
         follow.acked = seq
         follow.settled = max(follow.settled, seq)
         ended = follow.final is not None and seq >= follow.final
-        fields = self._finish(stream, follow) if ended else {f"c:{stream}": follow.stored()}
+        fields = self._leave(stream) if ended else {f"c:{stream}": follow.stored()}
         for job, (by, created) in list(self._done.items()):
-            if by == stream and created <= seq:
+            if by == stream and 0 < created <= seq:
                 del self._done[job]
                 fields[f"d:{job}"] = ""
         own = self.claims is not None and stream == keys.user_stream(self.claims.subject)
         return Store(fields, str(Cursor(follow.epoch, seq)) if own else "")
 
-    def _finish(self, stream: str, follow: Follow) -> dict[str, str]:
-        """The terminal event of a job was acknowledged: it is not followed again, nor because its `job.created` comes again."""
+    def leaving(self, stream: str) -> dict[str, str]:
+        """What is to be stored when a stream is left: it is followed no more, nor is a job because its `job.created` comes (again)."""
+        origin = self._outstanding(stream)
+        return {f"c:{stream}": ""} | ({f"d:{stream}": f"{origin[0]} {origin[1]}"} if origin else {})
+
+    def _leave(self, stream: str) -> dict[str, str]:
+        """The terminal event of a job was acknowledged, or the client has unsubscribed; what is to be stored of that."""
+        fields = self.leaving(stream)
+        if origin := self._outstanding(stream):
+            self._done[stream] = origin
+            unannounced = [job for job, (_, seq) in self._done.items() if not seq]
+            if len(unannounced) > MAX_UNANNOUNCED:
+                del self._done[unannounced[0]]
+                fields[f"d:{unannounced[0]}"] = ""
         del self.follows[stream]
         self._wanted.pop(stream, None)
-        fields = {f"c:{stream}": ""}
-        if follow.origin is not None:
-            by, seq = follow.origin
-            announcing = self.follows.get(by)
-            if announcing is None or announcing.acked < seq:
-                self._done[stream] = follow.origin
-                fields[f"d:{stream}"] = f"{by} {seq}"
         return fields
+
+    def _outstanding(self, stream: str) -> tuple[str, int] | None:
+        """The announcement of a followed job that may still come, or come again: stream, and seq or 0."""
+        follow = self.follows.get(stream)
+        if follow is None or not stream.startswith("job:"):
+            return None
+        by, seq = follow.origin or (keys.session_stream(self.id), 0)
+        announcing = self.follows.get(by)
+        return None if seq and announcing is not None and announcing.acked >= seq else (by, seq)
 
     # connecting
 
@@ -420,7 +436,10 @@ class Session:
                 follow.origin = origin
                 yield Store({f"c:{stream}": follow.stored()})
             return
-        if stream in self._done:
+        if done := self._done.get(stream):
+            if origin is not None and done == (origin[0], 0):
+                self._done[stream] = origin
+                yield Store({f"d:{stream}": f"{origin[0]} {origin[1]}"})
             return
         if origin is not None and (announcing := self.follows.get(origin[0])) and origin[1] <= announcing.settled:
             # The client asked for events that it once acknowledged: the job itself is not brought back by that.
@@ -543,7 +562,7 @@ class Session:
                 follow.watching = follow.watched = False
                 yield Unwatch(stream)
             if follow.acked >= follow.final and stream in self.follows:
-                yield Store(self._finish(stream, follow))
+                yield Store(self._leave(stream))
 
     def _looked_back(self, stream: str, follow: Follow) -> Iterator[Effect]:
         """Everything that the client has was looked at: what it said at `connect` counts as acknowledged from here on."""

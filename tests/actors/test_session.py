@@ -586,6 +586,70 @@ def test_a_job_that_is_done_with_does_not_come_back_when_an_older_cursor_is_give
     assert watches(effects) == []
 
 
+def submitted(job: str = JOB) -> Driven:
+    """A client that has submitted a job, and has the reply but not the `job.created`."""
+    it = Driven()
+    it.open()
+    it.watch(it.feed(m.Answered("1", {}, job)))
+    return it
+
+
+def test_a_job_that_ended_before_its_announcement_came_is_not_followed_because_of_it() -> None:
+    it = submitted()
+    it.page(JOB, head("j", 2), [entry(JOB, 1), ended(2)])
+    it.ack(job_j=2)
+    assert it.stored[f"d:{JOB}"] == f"{OWN} 0"
+    assert watches(it.news(OWN, "o", [created(OWN, 1)])) == []
+    assert it.stored[f"d:{JOB}"] == f"{OWN} 1"
+    it.ack(session_s=1)
+    assert it.stored[f"d:{JOB}"] == ""
+
+
+def test_nor_is_it_after_a_resume() -> None:
+    it = Driven()
+    it.open({OWN: head("o", 2)}, known={OWN: "o:1"}, done={JOB: (OWN, 0)})
+    it.ack(session_s=1)
+    assert it.session.stored()[f"d:{JOB}"] == f"{OWN} 0"
+    assert watches(it.page(OWN, head("o", 2), [created(OWN, 2)])) == []
+
+
+def test_nor_because_another_stream_announces_it_first() -> None:
+    it = submitted()
+    it.page(JOB, head("j", 1), [ended(1)])
+    it.ack(job_j=1)
+    assert watches(it.news(USER, "u", [created(USER, 1)])) == []
+    it.ack(user_u=1)
+    assert watches(it.news(OWN, "o", [created(OWN, 1)])) == []
+
+
+def test_a_job_that_the_client_has_left_is_not_followed_because_it_is_announced_again() -> None:
+    it = with_job(2)
+    left = it.session.leaving(JOB)
+    effects = it.feed(m.Unsubscribed("1", JOB))
+    assert m.Store(left) in effects
+    assert left == {f"c:{JOB}": "", f"d:{JOB}": f"{OWN} 1"}
+    again = Driven()
+    again.open({OWN: head("o", 1)}, known={OWN: "o:0"}, done={JOB: (OWN, 1)})
+    assert watches(again.page(OWN, head("o", 1), [created(OWN, 1)])) == []
+
+
+def test_a_job_that_the_client_has_left_before_its_announcement_came_is_not_followed_because_of_it() -> None:
+    it = submitted()
+    it.feed(m.Unsubscribed("1", JOB))
+    assert watches(it.news(OWN, "o", [created(OWN, 1)])) == []
+
+
+def test_of_jobs_that_are_never_announced_only_so_many_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s, "MAX_UNANNOUNCED", 2)
+    it = Driven()
+    it.open()
+    for job in ("job:a", "job:b", "job:c"):
+        subscribed(it, job, None, head("j", 2))
+        it.feed(m.Unsubscribed("1", job))
+    assert [it.stored[f"d:job:{one}"] for one in "abc"] == ["", f"{OWN} 0", f"{OWN} 0"]
+    assert it.session.stored().keys() & {"d:job:a", "d:job:b", "d:job:c"} == {"d:job:b", "d:job:c"}
+
+
 def test_a_finished_job_that_was_replayed_whole_is_watched_no_more() -> None:
     it = Driven()
     it.open()

@@ -36,6 +36,11 @@ class Services:
     #: SSE responses that are open; with the WebSockets they are what `max_connections` bounds.
     sse_open: int = 0
 
+    @property
+    def full(self) -> bool:
+        """Whether nobody new is let in."""
+        return self.draining.is_set() or len(self.supervisor.actors) + self.sse_open >= self.settings.max_connections
+
 
 @asynccontextmanager
 async def open_services(app: App, settings: Settings) -> AsyncIterator[Services]:

@@ -57,8 +57,7 @@ class WebSocketEndpoint:
             metrics.connections_total.labels("origin").inc()
             await _deny(send, 403, "this origin is not allowed")
             return
-        services = self._services
-        if services.draining.is_set() or len(services.supervisor.actors) + services.sse_open >= self._settings.max_connections:
+        if self._services.full:
             metrics.connections_total.labels("full").inc()
             await _deny(send, 503, "no more connections now", retry_after_s=RETRY_AFTER_S)
             return
@@ -75,7 +74,7 @@ class WebSocketEndpoint:
         socket = _Socket(scope, send, msgpack=spoken == MSGPACK)
         token = _token(headers, asked)
         actor = ConnectionActor(f"connection {id(socket):x}", self._parts, socket, msgpack=socket.msgpack, token=token)
-        life = services.supervisor.start(actor)
+        life = self._services.supervisor.start(actor)
         try:
             await self._pump(receive, actor, socket)
         finally:

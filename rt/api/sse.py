@@ -215,8 +215,7 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         services = self._services
-        open_now = services.sse_open + services.supervisor.statistics()["actors"]
-        if services.draining.is_set() or open_now >= services.settings.max_connections:
+        if services.full:
             raise Refused("unavailable", "no more connections now", retry_after_ms=5000)
         services.sse_open += 1
         try:

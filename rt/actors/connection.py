@@ -117,7 +117,6 @@ class ConnectionActor(Actor[m.Message | None]):
         self._timer: asyncio.TimerHandle | None = None
         self._missed: dict[str, Live] = {}
         self._told: dict[object, m.Message] = {}
-        self.opened_at = time.time()
         #: The code that the connection was closed with by this side; None while it lives.
         self.close_code: int | None = None
 

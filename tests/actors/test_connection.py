@@ -364,6 +364,19 @@ async def test_commands_are_answered_in_the_order_in_which_they_came(web: Web) -
     assert ids == [one["id"] for one in commands]
 
 
+async def test_a_job_that_was_left_does_not_come_back_even_when_the_process_dies_at_once(web: Web, store: Store) -> None:
+    client = await web.connected()
+    own = keys.session_stream(client.actor.session.id)
+    job = (await client.answer({"type": "job.submit", "id": "s", "job": "words", "input": {"text": "hi"}}))["data"]["stream"]
+    created = await client.get("job.created", stream=own)
+    await client.answer({"type": "unsubscribe", "id": "u", "stream": job})
+    stored = await store.call("HGET", keys.cursors("-", client.actor.session.id), f"d:{job}")
+    assert stored.decode() == f"{own} {created['seq']}"
+    resumed = await web.connected(session=client.actor.session.id, cursors={own: "0"})
+    await resumed.get("job.created", stream=own)
+    assert job not in resumed.actor.session.follows
+
+
 async def test_a_command_that_is_sent_again_gets_the_same_answer_and_takes_effect_once(web: Web, streams: StreamLog) -> None:
     first = await web.connected()
     submit = {"type": "job.submit", "id": "s", "job": "words", "input": {"text": "hi"}}

@@ -2,12 +2,13 @@
 
 A subject reads and writes what is its own, and any room. A job is read by its submitter and by whoever may read a
 stream it reports to; it is cancelled by its submitter and by the subject whose session or user stream it reports to.
-What is nobody's (a plain arq client's job) is `admin`'s. Foreign things that exist and things that do not exist get the
-same answer.
+A dead letter is its submitter's. What is nobody's (a plain arq client's job) is `admin`'s. Foreign things that exist
+and things that do not exist get the same answer.
 """
 
 from rt import keys
 from rt.errors import Refused
+from rt.jobs.letters import DeadLetter
 from rt.jobs.queue import JobQueue, JobRecord
 from rt.keys import Stream, parse_stream
 from rt.redis import Store
@@ -65,6 +66,12 @@ class Access:
         # Who may read it is told that it may not do this; to others it does not exist.
         await self.read_job(who, job_id)
         raise Refused("forbidden", "this job is not yours to change")
+
+    def letter(self, who: Claims, letter: DeadLetter | None) -> DeadLetter:
+        """The letter, when `who` submitted the job: it holds the input, which readers of a stream that it reported to never saw."""
+        if letter and (who.has("admin") or (letter.owner and letter.owner == who.subject)):
+            return letter
+        raise Refused("not_found", "there is no such dead letter")
 
     async def owns(self, who: Claims, stream: Stream) -> bool:
         """Whether a session:, user: or room: stream is the subject's own; rooms are everybody's."""

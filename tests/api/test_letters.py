@@ -164,7 +164,7 @@ async def test_a_call_without_its_scope_is_forbidden_and_names_it(web: Web, meth
 
 async def test_a_plain_arq_clients_letter_may_have_any_id_and_is_an_admins(web: Web, store: Store) -> None:
     job_id = "a/b c?%2F#ü"
-    await ArqRedis(store.client.connection_pool).enqueue_job("nobody_knows_it", "first", _job_id=job_id, n=1)
+    await ArqRedis(store.pool).enqueue_job("nobody_knows_it", "first", _job_id=job_id, n=1)
     path = "/v1/dead-letters/a%2Fb%20c%3F%252F%23%C3%BC"
     admin = web.client("root", "admin")
     await read_events(admin, "/v1/jobs/a%2Fb%20c%3F%252F%23%C3%BC/events")

@@ -93,7 +93,7 @@ def letters(store: Store, queue: JobQueue) -> DeadLetters:
 
 @pytest.fixture
 async def arq(store: Store) -> ArqRedis:
-    return ArqRedis(store.client.connection_pool)
+    return ArqRedis(store.pool)
 
 
 async def the_letter(letters: DeadLetters, job_id: str, tenant: str = TENANT) -> DeadLetter:

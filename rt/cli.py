@@ -18,7 +18,7 @@ from typer.exceptions import TyperException
 
 from rt import __version__
 from rt.errors import RtError
-from rt.screen import Screen, json_line, visible
+from rt.screen import Progressing, Screen, json_line, show_items, show_letter, visible
 
 if TYPE_CHECKING:
     from rt.app import App
@@ -47,7 +47,7 @@ class CommandFailed(RtError):
 
 
 cli = typer.Typer(name="rt", help="Real-time AI backend: durable streams, jobs, nothing lost.")
-job = typer.Typer(name="job", help="Submits, follows, cancels and lists jobs over HTTP.")
+job = typer.Typer(name="job", help="Submits, follows, cancels and lists jobs over HTTP, and runs those that failed again.")
 cli.add_typer(job)
 
 AppName = Annotated[str, typer.Argument(metavar="APP", help="module:attribute of an App.", show_default=True)]
@@ -369,23 +369,94 @@ def list_jobs(
     """Lists jobs, newest first."""
     with _remote(url, token) as remote:
         page = remote.jobs(status=status, job=name, limit=limit)
-    columns = ("job_id", "job", "status", "attempt", "created_at")
-    rows = [[visible(str(one.get(column, ""))) for column in columns] for one in page["items"]]
-    if as_json:
-        for one in page["items"]:
-            print(json_line(one))
-    elif sys.stdout.isatty():
-        from rich.console import Console
-        from rich.table import Table
-        from rich.text import Text
+    show_items(page["items"], ("job_id", "job", "status", "attempt", "created_at"), as_json)
 
-        table = Table(*columns, box=None)
-        for row in rows:
-            table.add_row(*map(Text, row))
-        Console().print(table)
-    else:
-        for row in rows:
-            print("\t".join(row))
+
+@job.command()
+def dead(
+    job_id: Annotated[
+        str | None, typer.Argument(metavar="[ID]", show_default=False, help="One of them, with its input and errors.")
+    ] = None,
+    name: Annotated[str | None, typer.Option("--job", help="The job's registered name.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=100)] = 20,
+    url: Url = "",
+    token: Token = "",
+    as_json: AsJson = False,
+) -> None:
+    """Lists jobs that failed and were kept, newest first; with an ID shows one of them."""
+    with _remote(url, token) as remote:
+        if job_id is None:
+            items = remote.letters(job=name, limit=limit)["items"]
+            rows = [one | {"error": one["error"]["code"]} for one in items]
+            show_items(items if as_json else rows, ("job_id", "job", "error", "attempts", "failed_at", "retried_as"), as_json)
+        elif as_json:
+            print(json_line(remote.letter(job_id)))
+        else:
+            show_letter(remote.letter(job_id))
+
+
+@job.command()
+def retry(
+    job_ids: Annotated[list[str] | None, typer.Argument(metavar="ID...", show_default=False)] = None,
+    every: Annotated[bool, typer.Option("--all", help="Every failed job that was not yet run again.")] = False,
+    name: Annotated[str | None, typer.Option("--job", help="With --all: of this registered name alone.")] = None,
+    url: Url = "",
+    token: Token = "",
+    as_json: AsJson = False,
+) -> int:
+    """Runs failed jobs again, each as another job; harmless to repeat. Exit code 1 when one could not be."""
+    if bool(job_ids) == every or (name and not every):
+        _wrong("give the IDs of failed jobs, or --all, with --job for those of one name; `rt job dead` lists them")
+    with _remote(url, token) as remote:
+        ids = job_ids or _to_retry(remote, name)
+        if not ids:
+            print("there is no failed job that was not yet run again", file=sys.stderr)
+            return 0
+        return _retry(remote, ids, as_json)
+
+
+def _to_retry(remote: "Remote", name: str | None) -> list[str]:
+    """The failed jobs that were not yet run again; what failed first is run first."""
+    ids, cursor = [], None
+    with Progressing("listed") as progress:
+        while True:
+            page = remote.letters(job=name, limit=100, cursor=cursor)
+            ids += [one["job_id"] for one in page["items"] if "retried_as" not in one]
+            progress.show(len(ids))
+            cursor = page["next"]
+            if cursor is None:
+                return ids[::-1]
+
+
+def _retry(remote: "Remote", ids: list[str], as_json: bool) -> int:
+    from rt.remote import ApiError
+
+    done: list[str] = []
+    failed = 0
+    try:
+        with Progressing("run again", len(ids)) as progress:
+            for job_id in ids:
+                try:
+                    answer = remote.retry(job_id)
+                except ApiError as error:
+                    # What is wrong with one of them; anything else would be wrong with the next one too.
+                    if error.status not in (404, 409, 413, 422):
+                        raise
+                    failed += 1
+                    print(f"error: {visible(job_id)}: {visible(str(error))}", file=sys.stderr, flush=True)
+                else:
+                    done.append(answer["job_id"])
+                    told = {"retried": job_id} | answer
+                    print(json_line(told) if as_json else visible(f"{job_id}\t{answer['job_id']}\t{answer['status']}"), flush=True)
+                progress.show(len(done) + failed)
+    finally:
+        if len(ids) > 1:
+            rest = len(ids) - len(done) - failed
+            left = f"; {rest} not tried, the same command goes on with them" if rest else ""
+            print(f"{len(done)} of {len(ids)} run again{left}", file=sys.stderr)
+        if done:
+            print(f"watch {'it' if len(ids) == 1 else 'the last one'} with: rt job watch {visible(done[-1])}", file=sys.stderr)
+    return EXIT_FAILED if failed else 0
 
 
 def _input(given: str, fields: list[str]) -> dict[str, Any]:

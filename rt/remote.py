@@ -16,6 +16,7 @@ _RESUMES = 10
 _TRIES = 4
 #: Servers say something at least every 20 s; one that is silent for longer is gone.
 _SILENCE_S = 60.0
+_LETTERS = "/v1/dead-letters"
 
 
 class Unreachable(RtError):
@@ -65,6 +66,17 @@ class Remote:
     def jobs(self, **wanted: Any) -> Any:
         """A page of jobs, newest first; what is None is not asked for."""
         return self._call("GET", "/v1/jobs", params={name: value for name, value in wanted.items() if value is not None})
+
+    def letters(self, **wanted: Any) -> Any:
+        """A page of dead letters, newest first; what is None is not asked for."""
+        return self._call("GET", _LETTERS, params={name: value for name, value in wanted.items() if value is not None})
+
+    def letter(self, job_id: str) -> Any:
+        return self._call("GET", _path(job_id, _LETTERS))
+
+    def retry(self, job_id: str) -> Any:
+        """The job as which a dead letter is run again: the same one however often it is called."""
+        return self._call("POST", f"{_path(job_id, _LETTERS)}/retry")
 
     def _call(
         self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None, params: dict[str, Any] | None = None
@@ -141,5 +153,5 @@ def _backoff_s(failures: int) -> float:
     return random.uniform(0, min(5.0, 0.25 * 2.0**failures))
 
 
-def _path(job_id: str) -> str:
-    return f"/v1/jobs/{quote(job_id, safe='')}"
+def _path(job_id: str, of: str = "/v1/jobs") -> str:
+    return f"{of}/{quote(job_id, safe='')}"

@@ -108,6 +108,76 @@ class Screen:
             self._bar = None
 
 
+class Progressing:
+    """How far a command is that takes a while: a bar on stderr, where that is a terminal, and nothing elsewhere. For a `with`."""
+
+    def __init__(self, word: str, total: int | None = None) -> None:
+        """`word` is what happens to them; without a `total` only their number is shown."""
+        self._word, self._total = word, total
+        self._bar: tuple[Progress, TaskID] | None = None
+
+    def __enter__(self) -> "Progressing":
+        if sys.stderr.isatty() and self._total != 1:
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+            # What is printed meanwhile goes above the bar, but never to another place than it was meant for.
+            bar = Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=sys.stdout.isatty())
+            bar.start()
+            self._bar = bar, bar.add_task(self._word, total=self._total)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar[0].stop()
+
+    def show(self, count: int) -> None:
+        if self._bar is not None:
+            self._bar[0].update(self._bar[1], completed=count)
+
+
+def show_items(items: list[dict[str, Any]], columns: tuple[str, ...], as_json: bool) -> None:
+    """A page of a list: a table on a terminal, elsewhere a line of each with tabs between, or an object a line."""
+    if as_json:
+        for one in items:
+            print(json_line(one))
+        return
+    rows = [[visible(str(one.get(column, ""))) for column in columns] for one in items]
+    if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(*columns, box=None)
+        for row in rows:
+            table.add_row(*map(Text, row))
+        Console().print(table)
+    else:
+        for row in rows:
+            print("\t".join(row))
+
+
+def show_letter(letter: dict[str, Any]) -> None:
+    """A dead letter: its members line by line on stdout, what to do with it on stderr."""
+    for name, value in letter.items():
+        if name not in ("error", "errors", "input") and value != []:
+            _show_member(name, " ".join(value) if isinstance(value, list) else value)
+    for one in letter["errors"]:
+        _show_member("error", f"attempt {one['attempt']} at {one['at']}: {one['code']}: {one['message']}")
+    _show_member("input", json_line(letter["input"]))
+    sys.stdout.flush()
+    if "retried_as" in letter:
+        todo = f"it was run again; watch that with: rt job watch {letter['retried_as']}"
+    else:
+        todo = f"run it again with: rt job retry {letter['job_id']}"
+    print(visible(todo), file=sys.stderr)
+
+
+def _show_member(name: str, value: object) -> None:
+    print(f"{name:14}{visible(str(value))}")
+
+
 def _problem(data: dict[str, Any]) -> str:
     error = data.get("error") or {}
     return f"{error.get('code')}: {error.get('message')}"

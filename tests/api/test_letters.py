@@ -1,6 +1,10 @@
 """Dead letters over HTTP: whose they are, what they show, and how they are run again."""
 
 import asyncio
+import json
+import os
+import subprocess
+import sys
 from typing import Any
 
 import httpx2
@@ -8,8 +12,9 @@ import pytest
 from arq.connections import ArqRedis
 
 from rt.redis import Store
-from rt.tokens import DEFAULT_SCOPES
+from rt.tokens import DEFAULT_SCOPES, mint
 from tests.api.conftest import Serve, Web, code, read_events
+from tests.conftest import SECRET
 
 
 async def fail(web: Web, client: httpx2.AsyncClient, gate: str = "g") -> str:
@@ -176,3 +181,31 @@ async def test_a_plain_arq_clients_letter_may_have_any_id_and_is_an_admins(web: 
     refused = await admin.post(f"{path}/retry")
     assert (refused.status_code, code(refused)) == (422, "unknown_job")
     assert (await admin.delete(path)).status_code == 204
+
+
+async def test_the_command_line_shows_them_and_runs_them_again(web: Web) -> None:
+    environment = os.environ | {"RT_URL": web.url, "RT_TOKEN": mint(SECRET, "alice", DEFAULT_SCOPES, 600)}
+
+    async def rt(*args: str) -> tuple[int | None, str]:
+        command = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "rt.cli", "job", *args), env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+        out, _ = await command.communicate()
+        return command.returncode, out.decode()
+
+    alice = web.client()
+    ids = [await fail(web, alice, "opens") for _ in range(3)]
+    assert [line.split("\t")[0] for line in (await rt("dead"))[1].splitlines()] == ids[::-1]
+    shown = json.loads((await rt("dead", ids[0], "--json"))[1])
+    assert shown == (await alice.get(f"/v1/dead-letters/{ids[0]}")).json()
+    web.gates["opens"].set()
+    status, out = await rt("retry", ids[1])
+    assert (status, out.split("\t")[0]) == (0, ids[1])
+    status, out = await rt("retry", "--all", "--json")
+    assert status == 0
+    told = [json.loads(line) for line in out.splitlines()]
+    assert [one["retried"] for one in told] == [ids[0], ids[2]]
+    for one in told:
+        assert (await read_events(alice, one["events_url"]))[-1]["event"] == "job.completed"
+    assert await rt("retry", "--all") == (0, "")
+    assert (await rt("retry", ids[0]))[1] == f"{ids[0]}\t{told[0]['job_id']}\tcompleted\n"

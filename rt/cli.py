@@ -6,28 +6,24 @@ Commands import what they need when they run, so that `rt --help` and `rt token`
 import contextlib
 import io
 import os
-import random
 import re
 import sys
 import time
 import uuid
-from collections.abc import Iterator
 from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
-from urllib.parse import quote, urlsplit
 
 import typer
 from typer.exceptions import TyperException
 
 from rt import __version__
 from rt.errors import RtError
+from rt.screen import Progressing, Screen, json_line, show_items, show_letter, visible
 
 if TYPE_CHECKING:
-    import httpx2
-    from rich.progress import Progress, TaskID
-
     from rt.app import App
     from rt.doctor import Check
+    from rt.remote import Remote
     from rt.settings import Settings
 
 BUILT_IN = "rt.builtin:app"
@@ -37,11 +33,6 @@ EXIT_WRONG_ARGUMENTS = 2
 EXIT_CANCELLED = 3
 EXIT_INTERRUPTED = 130
 
-#: How often in a row a cut event stream is taken up again before the command gives up: about half a minute.
-_RESUMES = 10
-_TRIES = 4
-#: Servers say something at least every 20 s; one that is silent for longer is gone.
-_SILENCE_S = 60.0
 #: How long `rt doctor` waits for its test event.
 _ECHO_S = 15.0
 _TOKEN_TTL_S = 86_400
@@ -56,7 +47,7 @@ class CommandFailed(RtError):
 
 
 cli = typer.Typer(name="rt", help="Real-time AI backend: durable streams, jobs, nothing lost.")
-job = typer.Typer(name="job", help="Submits, follows, cancels and lists jobs over HTTP.")
+job = typer.Typer(name="job", help="Submits, follows, cancels and lists jobs over HTTP, and runs those that failed again.")
 cli.add_typer(job)
 
 AppName = Annotated[str, typer.Argument(metavar="APP", help="module:attribute of an App.", show_default=True)]
@@ -235,7 +226,7 @@ def token(
         minted = mint(secret, sub, scopes, ttl, tenant)
     except ValueError as error:
         _wrong(str(error))
-    print(_line({"token": minted, "subject": sub, "scopes": scopes, "expires_in_s": ttl}) if as_json else minted)
+    print(json_line({"token": minted, "subject": sub, "scopes": scopes, "expires_in_s": ttl}) if as_json else minted)
 
 
 def _secret() -> str | None:
@@ -246,6 +237,19 @@ def _secret() -> str | None:
     if settings.secret:
         return settings.secret.get_secret_value()
     return home.secret() if home else None
+
+
+def _remote(url: str, token: str) -> "Remote":
+    """The server and token that were given, or those of the `rt dev` that runs here."""
+    from rt.dev import Home
+    from rt.remote import Remote
+    from rt.tokens import DEFAULT_SCOPES, mint
+
+    home = Home.find()
+    running = home.running() if home else None
+    if not token and (secret := _secret()):
+        token = mint(secret, "cli", DEFAULT_SCOPES, _TOKEN_TTL_S)
+    return Remote(url or (running.url if running else "http://127.0.0.1:8000"), token)
 
 
 @cli.command()
@@ -259,11 +263,11 @@ def doctor(url: Url = "", token: Token = "", as_json: AsJson = False) -> int:
 
     checks = diagnose(Home.find())
     if not any(one.name == "settings" and one.status == "fail" for one in checks):
-        with Remote.of(url, token) as remote:
+        with _remote(url, token) as remote:
             checks.append(_test_event(remote))
     failed = any(one.status == "fail" for one in checks)
     if as_json:
-        print(_line({"ok": not failed, "checks": checks}))
+        print(json_line({"ok": not failed, "checks": checks}))
     else:
         console = Console(highlight=False, soft_wrap=True)
         marks = {"ok": ("✓", "green"), "warn": ("!", "yellow"), "fail": ("✗", "bold red"), "skip": ("–", "dim")}
@@ -278,18 +282,19 @@ def doctor(url: Url = "", token: Token = "", as_json: AsJson = False) -> int:
 def _test_event(remote: "Remote") -> "Check":
     """Whether a job goes all the way: accepted by a web process, run by a worker, read back."""
     from rt.doctor import Check
+    from rt.remote import ApiError, Unreachable
 
     began = time.monotonic()
     try:
-        job_id = remote.call("POST", "/v1/jobs", {"job": "echo", "input": {"text": "rt doctor"}})["job_id"]
+        job_id = remote.submit({"job": "echo", "input": {"text": "rt doctor"}})["job_id"]
         while time.monotonic() < began + _ECHO_S:
-            status = remote.call("GET", _job_path(job_id))["status"]
+            status = remote.job(job_id)["status"]
             if status == "completed":
                 return Check("test event", "ok", f"an echo job came back from a worker in {(time.monotonic() - began) * 1000:.0f} ms")
             if status in ("failed", "cancelled"):
                 return Check("test event", "fail", f"the echo job {job_id} ended as {status}", f"`rt job watch {job_id}` says why")
             time.sleep(0.05)
-        remote.call("POST", f"{_job_path(job_id)}/cancel")
+        remote.cancel(job_id)
     except Unreachable as error:
         return Check("test event", "skip", f"no web process to send it to: {error}")
     except ApiError as error:
@@ -318,12 +323,12 @@ def submit(
     body: dict[str, Any] = {"job": name, "input": _input(given, fields or [])}
     if stream:
         body["stream"] = stream
-    with Remote.of(url, token) as remote:
+    with _remote(url, token) as remote:
         # With a key of its own a submission can be sent again when its answer was lost.
-        accepted = remote.call("POST", "/v1/jobs", body, {"Idempotency-Key": idempotency_key or str(uuid.uuid4())})
+        accepted = remote.submit(body, idempotency_key or str(uuid.uuid4()))
         if follow:
             return _follow(remote, accepted["job_id"], as_json)
-        print(_line(accepted) if as_json else visible(accepted["job_id"]))
+        print(json_line(accepted) if as_json else visible(accepted["job_id"]))
         return 0
 
 
@@ -335,7 +340,7 @@ def watch(
     as_json: AsJson = False,
 ) -> int:
     """Shows a job's events from its first one until it ends. Exit code: 0 completed, 1 failed, 3 cancelled."""
-    with Remote.of(url, token) as remote:
+    with _remote(url, token) as remote:
         return _follow(remote, job_id, as_json)
 
 
@@ -347,9 +352,9 @@ def cancel(
     as_json: AsJson = False,
 ) -> None:
     """Cancels a job; it ends as soon as its worker hears of it."""
-    with Remote.of(url, token) as remote:
-        answer = remote.call("POST", f"{_job_path(job_id)}/cancel")
-    print(_line(answer) if as_json else visible(f"{answer['job_id']} {answer['status']}"))
+    with _remote(url, token) as remote:
+        answer = remote.cancel(job_id)
+    print(json_line(answer) if as_json else visible(f"{answer['job_id']} {answer['status']}"))
 
 
 @job.command("ls")
@@ -362,30 +367,96 @@ def list_jobs(
     as_json: AsJson = False,
 ) -> None:
     """Lists jobs, newest first."""
-    wanted = {"status": status, "job": name, "limit": limit}
-    with Remote.of(url, token) as remote:
-        page = remote.call("GET", "/v1/jobs", params={key: value for key, value in wanted.items() if value is not None})
-    columns = ("job_id", "job", "status", "attempt", "created_at")
-    rows = [[visible(str(one.get(column, ""))) for column in columns] for one in page["items"]]
-    if as_json:
-        for one in page["items"]:
-            print(_line(one))
-    elif sys.stdout.isatty():
-        from rich.console import Console
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table(*columns, box=None)
-        for row in rows:
-            table.add_row(*map(Text, row))
-        Console().print(table)
-    else:
-        for row in rows:
-            print("\t".join(row))
+    with _remote(url, token) as remote:
+        page = remote.jobs(status=status, job=name, limit=limit)
+    show_items(page["items"], ("job_id", "job", "status", "attempt", "created_at"), as_json)
 
 
-def _job_path(job_id: str) -> str:
-    return f"/v1/jobs/{quote(job_id, safe='')}"
+@job.command()
+def dead(
+    job_id: Annotated[
+        str | None, typer.Argument(metavar="[ID]", show_default=False, help="One of them, with its input and errors.")
+    ] = None,
+    name: Annotated[str | None, typer.Option("--job", help="The job's registered name.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=100)] = 20,
+    url: Url = "",
+    token: Token = "",
+    as_json: AsJson = False,
+) -> None:
+    """Lists jobs that failed and were kept, newest first; with an ID shows one of them."""
+    with _remote(url, token) as remote:
+        if job_id is None:
+            items = remote.letters(job=name, limit=limit)["items"]
+            rows = [one | {"error": one["error"]["code"]} for one in items]
+            show_items(items if as_json else rows, ("job_id", "job", "error", "attempts", "failed_at", "retried_as"), as_json)
+        elif as_json:
+            print(json_line(remote.letter(job_id)))
+        else:
+            show_letter(remote.letter(job_id))
+
+
+@job.command()
+def retry(
+    job_ids: Annotated[list[str] | None, typer.Argument(metavar="ID...", show_default=False)] = None,
+    every: Annotated[bool, typer.Option("--all", help="Every failed job that was not yet run again.")] = False,
+    name: Annotated[str | None, typer.Option("--job", help="With --all: of this registered name alone.")] = None,
+    url: Url = "",
+    token: Token = "",
+    as_json: AsJson = False,
+) -> int:
+    """Runs failed jobs again, each as another job; harmless to repeat. Exit code 1 when one could not be."""
+    if bool(job_ids) == every or (name and not every):
+        _wrong("give the IDs of failed jobs, or --all, with --job for those of one name; `rt job dead` lists them")
+    with _remote(url, token) as remote:
+        ids = job_ids or _to_retry(remote, name)
+        if not ids:
+            print("there is no failed job that was not yet run again", file=sys.stderr)
+            return 0
+        return _retry(remote, ids, as_json)
+
+
+def _to_retry(remote: "Remote", name: str | None) -> list[str]:
+    """The failed jobs that were not yet run again; what failed first is run first."""
+    ids, cursor = [], None
+    with Progressing("listed") as progress:
+        while True:
+            page = remote.letters(job=name, limit=100, cursor=cursor)
+            ids += [one["job_id"] for one in page["items"] if "retried_as" not in one]
+            progress.show(len(ids))
+            cursor = page["next"]
+            if cursor is None:
+                return ids[::-1]
+
+
+def _retry(remote: "Remote", ids: list[str], as_json: bool) -> int:
+    from rt.remote import ApiError
+
+    done: list[str] = []
+    failed = 0
+    try:
+        with Progressing("run again", len(ids)) as progress:
+            for job_id in ids:
+                try:
+                    answer = remote.retry(job_id)
+                except ApiError as error:
+                    # What is wrong with one of them; anything else would be wrong with the next one too.
+                    if error.status not in (404, 409, 413, 422):
+                        raise
+                    failed += 1
+                    print(f"error: {visible(job_id)}: {visible(str(error))}", file=sys.stderr, flush=True)
+                else:
+                    done.append(answer["job_id"])
+                    told = {"retried": job_id} | answer
+                    print(json_line(told) if as_json else visible(f"{job_id}\t{answer['job_id']}\t{answer['status']}"), flush=True)
+                progress.show(len(done) + failed)
+    finally:
+        if len(ids) > 1:
+            rest = len(ids) - len(done) - failed
+            left = f"; {rest} not tried, the same command goes on with them" if rest else ""
+            print(f"{len(done)} of {len(ids)} run again{left}", file=sys.stderr)
+        if done:
+            print(f"watch {'it' if len(ids) == 1 else 'the last one'} with: rt job watch {visible(done[-1])}", file=sys.stderr)
+    return EXIT_FAILED if failed else 0
 
 
 def _input(given: str, fields: list[str]) -> dict[str, Any]:
@@ -415,7 +486,7 @@ def _follow(remote: "Remote", job_id: str, as_json: bool) -> int:
         try:
             for event in remote.follow(job_id):
                 if as_json:
-                    print(_line(event), flush=True)
+                    print(json_line(event), flush=True)
                 else:
                     screen.show(event)
                 if event.get("final"):
@@ -424,258 +495,6 @@ def _follow(remote: "Remote", job_id: str, as_json: bool) -> int:
             screen.close()
             print(f"the job goes on; see it again with: rt job watch {visible(job_id)}", file=sys.stderr)
     return EXIT_INTERRUPTED
-
-
-class Unreachable(CommandFailed):
-    """Nobody answers at the server's address."""
-
-
-class ApiError(CommandFailed):
-    """The server refused; the text is its problem document's. `code` is the protocol's error word, "" where it sent none."""
-
-    def __init__(self, message: str, status: int, code: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.code = code
-
-
-class Remote:
-    """A server's HTTP API, as the commands use it."""
-
-    def __init__(self, url: str, token: str) -> None:
-        import httpx2
-
-        self.url = url.rstrip("/")
-        self._has_token = bool(token)
-        self._reached = False
-        self._http = httpx2.Client(
-            base_url=self.url,
-            headers={"Authorization": f"Bearer {token}"} if token else {},
-            timeout=httpx2.Timeout(10, read=_SILENCE_S),
-            # A proxy that the environment names cannot reach this machine's own addresses.
-            trust_env=urlsplit(self.url).hostname not in ("localhost", "127.0.0.1", "::1"),
-        )
-
-    @classmethod
-    def of(cls, url: str, token: str) -> "Remote":
-        """The server and token that were given, or those of the `rt dev` that runs here."""
-        from rt.dev import Home
-        from rt.tokens import DEFAULT_SCOPES, mint
-
-        home = Home.find()
-        running = home.running() if home else None
-        if not token and (secret := _secret()):
-            token = mint(secret, "cli", DEFAULT_SCOPES, _TOKEN_TTL_S)
-        return cls(url or (running.url if running else "http://127.0.0.1:8000"), token)
-
-    def __enter__(self) -> "Remote":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._http.close()
-
-    def call(
-        self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None, params: dict[str, Any] | None = None
-    ) -> Any:
-        """The answer's JSON. Sent again when the answer is lost: every call is harmless to repeat, a submission by its key.
-
-        Raises Unreachable, or ApiError with the server's own words.
-        """
-        import httpx2
-
-        for tried in range(_TRIES):
-            if tried:
-                time.sleep(_backoff_s(tried))
-            try:
-                return self._answer(self._http.request(method, path, json=body, headers=headers, params=params))
-            except httpx2.ConnectError as error:
-                raise self._unreachable(error) from None
-            except httpx2.TransportError as error:
-                problem = error
-        raise self._unreachable(problem)
-
-    def follow(self, job_id: str) -> Iterator[dict[str, Any]]:
-        """A job's events from the first to the last, through cut connections and deploys. Raises Unreachable and ApiError."""
-        import httpx2
-
-        from rt.codec import from_json_bytes
-
-        cursor, failures = "", 0
-        while True:
-            problem: Exception
-            try:
-                with self._http.stream(
-                    "GET", f"{_job_path(job_id)}/events", headers={"Last-Event-ID": cursor} if cursor else {}
-                ) as response:
-                    if response.status_code != 200:
-                        response.read()
-                        self._answer(response)
-                    self._reached = True
-                    for one in httpx2.EventSource(response):
-                        event = from_json_bytes(one.data)
-                        yield event
-                        if event.get("final"):
-                            return
-                        cursor, failures = one.id, 0
-                problem = Unreachable("the event stream ended before the job did")
-            except ApiError as error:
-                if error.status not in (429, 502, 503, 504):
-                    raise
-                problem = error
-            except httpx2.TransportError as error:
-                if not self._reached:
-                    raise self._unreachable(error) from None
-                problem = error
-            failures += 1
-            if failures > _RESUMES:
-                raise Unreachable(f"lost {self.url} ({problem}); the job goes on, see it again with: rt job watch {job_id}")
-            time.sleep(_backoff_s(failures))
-
-    def _answer(self, response: "httpx2.Response") -> Any:
-        from rt.codec import DecodeError, TooDeep, from_json_bytes
-
-        self._reached = True
-        try:
-            body = from_json_bytes(response.content)
-        except (DecodeError, TooDeep):
-            body = None
-        if response.status_code < 300 and body is not None:
-            return body
-        if not isinstance(body, dict) or "code" not in body:
-            raise ApiError(f"{self.url} answered {response.status_code}, and not as an rt server does", response.status_code, "")
-        lines = [f"{body['code']}: {body.get('detail') or body.get('title', '')}"]
-        for one in body.get("details") or []:
-            lines.append(f"  {'.'.join(map(str, one.get('loc', [])))}: {one.get('msg', '')}")
-        if body["code"] == "unauthorized" and not self._has_token:
-            lines.append("  no token was sent: give --token, RT_TOKEN or RT_SECRET, or call this where `rt dev` has run")
-        raise ApiError("\n".join(lines), response.status_code, str(body["code"]))
-
-    def _unreachable(self, problem: Exception) -> Unreachable:
-        return Unreachable(f"no server answers at {self.url} ({problem}); start `rt dev`, or name one with --url or RT_URL")
-
-
-def _backoff_s(failures: int) -> float:
-    # Full jitter: many clients of a server that restarts are not to come back together.
-    return random.uniform(0, min(5.0, 0.25 * 2.0**failures))
-
-
-class Screen:
-    """Shows a job's events to a person: its text on stdout as it comes, all about it on stderr."""
-
-    def __init__(self) -> None:
-        self._first_ms = 0
-        self._started_ms = 0
-        self._text = False
-        self._open_line = False
-        self._bar: tuple[Progress, TaskID] | None = None
-
-    def show(self, event: dict[str, Any]) -> None:
-        data, ts = event.get("data") or {}, int(event.get("ts", 0))
-        self._first_ms = self._first_ms or ts
-        match event["type"]:
-            case "job.delta" if "text" in data:
-                self._write(data["text"])
-            case "job.delta":
-                self._out(_line(data.get("data")))
-            case "job.started":
-                self._started_ms = ts
-            case "job.progress":
-                self._progress(data)
-            case "job.input_required":
-                self._note(f"input required: {data.get('prompt') or ''}")
-            case "job.retrying":
-                self._note(f"failed, next attempt in {data['delay_ms'] / 1000:.1f} s: {_problem(data)}")
-            case "job.restarted":
-                kept = data["discard_after"]
-                self._note(
-                    f"restarted ({data['reason']}): what came before {'counts no more' if not kept else f'counts up to event {kept}'}"
-                )
-            case "gap":
-                self._note(f"events {event.get('from', '?')} to {event.get('to', '?')} are lost ({event.get('reason')})")
-            case "job.completed":
-                # What a text job streamed is its result; it is not shown twice.
-                if not self._text:
-                    self._out(_line(data.get("result")))
-                self._end("completed", event)
-            case "job.failed":
-                self._end(f"failed: {_problem(data)}", event)
-            case "job.cancelled":
-                self._end(f"cancelled by {data.get('by')}", event)
-
-    def close(self) -> None:
-        """Leaves the terminal as it was: no bar, the cursor at a line's begin."""
-        self._stop_bar()
-        if self._open_line:
-            print(flush=True)
-            self._open_line = False
-
-    def _end(self, how: str, event: dict[str, Any]) -> None:
-        ts = int(event.get("ts", 0))
-        times = f"in {(ts - self._first_ms) / 1000:.2f} s"
-        if self._started_ms:
-            times += f", the last run {(ts - self._started_ms) / 1000:.2f} s"
-        attempt = event.get("attempt") or 0
-        self._note(f"{how} ({times}{f', attempt {attempt}' if attempt > 1 else ''})")
-
-    def _write(self, text: str) -> None:
-        self._stop_bar()
-        # Noted before it is written: Ctrl-C may come in between, and one empty line too many is the lesser harm.
-        self._open_line = not text.endswith("\n") if text else self._open_line
-        self._text = True
-        sys.stdout.write(visible(text))
-        sys.stdout.flush()
-
-    def _out(self, text: str) -> None:
-        self.close()
-        print(visible(text), flush=True)
-
-    def _note(self, text: str) -> None:
-        self.close()
-        print(visible(text), file=sys.stderr, flush=True)
-
-    def _progress(self, data: dict[str, Any]) -> None:
-        current, total = data["current"], data.get("total")
-        words = " ".join(visible(str(one)) for one in (data.get("unit"), data.get("message")) if one)
-        if not sys.stderr.isatty():
-            self._note(f"progress {current}{f'/{total}' if total else ''} {words}".rstrip())
-            return
-        if self._bar is None:
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-            self.close()
-            columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}", markup=False), TimeRemainingColumn())
-            bar = Progress(*columns, console=Console(stderr=True), transient=True)
-            bar.start()
-            self._bar = bar, bar.add_task("", total=None)
-        bar, task = self._bar
-        bar.update(task, completed=current, total=total, description=words)
-
-    def _stop_bar(self) -> None:
-        if self._bar is not None:
-            self._bar[0].stop()
-            self._bar = None
-
-
-def _problem(data: dict[str, Any]) -> str:
-    error = data.get("error") or {}
-    return f"{error.get('code')}: {error.get('message')}"
-
-
-def _line(value: object) -> str:
-    from rt.codec import to_json_bytes
-
-    return to_json_bytes(value).decode()
-
-
-# Control characters but tab and newline, and those that turn the writing direction: they move a terminal's cursor,
-# change its title, or make a line look like another one.
-_INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
-
-
-def visible(text: str) -> str:
-    """Text of a server or a job as a terminal may show it: what would command the terminal is written as its number."""
-    return _INVISIBLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 if __name__ == "__main__":

@@ -112,9 +112,9 @@ def _bounded(value: Any) -> Any:
 
 
 def check_depth(value: Any) -> None:
-    """Raises TooDeep; walks level by level, so that it cannot overflow itself."""
+    """Raises TooDeep; walks level by level, so that it cannot overflow itself. An array or object in no other is 1 deep."""
     level = [value]
-    for _ in range(MAX_DEPTH + 1):
+    for _ in range(MAX_DEPTH):
         below: list[Any] = []
         for one in level:
             if isinstance(one, dict):

@@ -7,34 +7,38 @@ would then point at other events than those the client has; the epoch makes the 
 import secrets
 from typing import NamedTuple
 
+from rt.errors import Refused
+
 
 class Cursor(NamedTuple):
-    """`seq` 0 is the position before the first event. `epoch` "" means "whichever counts now" (from the start)."""
+    """`seq` 0 is the position before the first event. `epoch` "" means "whichever counts now", and goes with seq 0 alone: the start."""
 
     epoch: str
     seq: int
 
     def __str__(self) -> str:
-        return f"{self.epoch}:{self.seq}"
+        """As `parse_cursor` reads it."""
+        return f"{self.epoch}:{self.seq}" if self.epoch else "0"
 
 
 START = Cursor("", 0)
 
 
-def parse_cursor(text: str) -> Cursor:
+def parse_cursor(text: str, field: str = "cursor") -> Cursor:
     """Reads `"<epoch>:<seq>"`, or `"0"` for the start.
 
-    Raises ValueError for everything else, also for a seq above 2**53 (a JavaScript number could not hold it).
+    Raises Refused("invalid_frame"), which names `field`, for everything else, also for a seq of 2**53 and more (a JavaScript
+    number could not hold it).
     """
     if text == "0":
         return START
     epoch, colon, digits = text.rpartition(":")
     # `isdecimal` alone admits other scripts' digits, which int() would read too.
     if not colon or not epoch.isalnum() or not epoch.isascii() or len(epoch) > 32 or not digits.isascii() or not digits.isdecimal():
-        raise ValueError('a cursor is "<epoch>:<seq>", or "0" for the start')
+        raise Refused.field("invalid_frame", field, 'a cursor is "<epoch>:<seq>", or "0" for the start')
     seq = int(digits) if len(digits) <= 16 else 2**53
     if seq >= 2**53:
-        raise ValueError("the seq of this cursor is too large")
+        raise Refused.field("invalid_frame", field, "the seq of this cursor is too large")
     return Cursor(epoch, seq)
 
 

@@ -22,6 +22,10 @@ JANITOR = "rt:janitor"
 #: Accepted jobs whose `job.created` has still to be written: member "<tenant> <job id>", score = when (ms).
 ANNOUNCE = "rt:announce"
 
+#: How many dead letters were kept, and dropped for newer ones, since the janitor last counted them.
+LETTERS_KEPT = "rt:dead-kept"
+LETTERS_DROPPED = "rt:dead-dropped"
+
 # What stands in a name after `kind:`; a percent sign only as part of an escape in upper-case hex.
 _ID = re.compile(r"(?:[A-Za-z0-9._~@+=-]|%[0-9A-F]{2}){1,128}")
 _PLAIN = "._~@+=-"
@@ -118,6 +122,20 @@ def jobs(tenant: str) -> str:
 
 def jobs_of(tenant: str, subject: str) -> str:
     return f"rt:{tenant}:jobs:{escape(subject)}"
+
+
+def letter(tenant: str, job_id: str) -> str:
+    """The dead letter of a job that failed: a hash beside its stream."""
+    return f"rt:{tenant}:{{{job_stream(job_id)}}}:dead"
+
+
+def letters(tenant: str) -> str:
+    """Every dead letter of a tenant: member = the job's id, score = when it failed (ms)."""
+    return f"rt:{tenant}:dead"
+
+
+def letters_of(tenant: str, subject: str) -> str:
+    return f"rt:{tenant}:dead:{escape(subject)}"
 
 
 def leases(queue: str) -> str:

@@ -107,6 +107,10 @@ class Settings(BaseSettings):
     """The worker's safety net when no wake-up arrives; 0.05 where Redis has no keyspace notifications."""
     keep_result_s: int = Field(3600, ge=0)
     """How long arq's own result key is kept for arq's clients. 0: none is written."""
+    dead_letter_length: int = Field(10_000, ge=1)
+    """Failed jobs that a tenant's dead-letter list keeps; above it the oldest is dropped."""
+    dead_letter_age_s: int = Field(30 * DAY_S, ge=60)
+    """How long it keeps them."""
 
     openai_base_url: str = ""
     """An OpenAI-compatible endpoint ("http://…/v1") for `generate`. Empty: the embedded language model."""

@@ -50,6 +50,10 @@ class Metrics:
     jobs_running = Gauge("rt_jobs_running", "Jobs that run in this process.", registry=REGISTRY)
     queue_depth = Gauge("rt_queue_depth", "Jobs that wait, as last seen.", registry=REGISTRY)
     leases_lost = Counter("rt_leases_lost_total", "Runs that another attempt took over.", registry=REGISTRY)
+    dead_letters = Counter("rt_dead_letters_total", "Jobs that failed and were kept as dead letters.", registry=REGISTRY)
+    dead_letters_dropped = Counter(
+        "rt_dead_letters_dropped_total", "Dead letters dropped for newer ones, because a tenant had too many.", registry=REGISTRY
+    )
     append_seconds = Histogram("rt_append_seconds", "One append call of a worker.", registry=REGISTRY, buckets=_LATENCY)
     append_events = Histogram("rt_append_events", "Events per append call.", registry=REGISTRY, buckets=(1, 2, 5, 10, 50, 100, 500))
     redis_errors = Counter("rt_redis_errors_total", "Calls that Redis did not answer.", ["where"], registry=REGISTRY)

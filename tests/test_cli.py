@@ -1,5 +1,6 @@
 """The command line: what it prints, where, with which exit code; and how it follows a job through a bad network."""
 
+import contextlib
 import json
 import os
 import re
@@ -16,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from rt import cli
+from rt import cli, remote
 from rt.app import App
 from rt.tokens import DEFAULT_SCOPES, verify
 
@@ -32,7 +33,7 @@ def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         if name.startswith("RT_") or name in ("REDIS_URL", "REDIS_TLS_URL", "PORT", "WEB_CONCURRENCY"):
             monkeypatch.delenv(name)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(cli, "_backoff_s", lambda failures: 0)
+    monkeypatch.setattr(remote, "_backoff_s", lambda failures: 0)
     monkeypatch.chdir(tmp_path)
 
 
@@ -79,6 +80,10 @@ def test_version_and_help_need_no_server_library() -> None:
         (["job", "submit", "echo", "--input", "[]"], "JSON object"),
         (["job", "submit", "echo", "--input", "{"], "--input"),
         (["job", "submit", "echo", "n:=x"], "n:"),
+        (["job", "retry"], "--all"),
+        (["job", "retry", "1", "--all"], "--all"),
+        (["job", "retry", "1", "--job", "echo"], "--all"),
+        (["job", "dead", "--limit", "0"], "--limit"),
     ],
 )
 def test_a_wrong_argument_or_setting_is_one_clear_line_and_exit_code_2(args: list[str], says: str, run: Run) -> None:
@@ -384,6 +389,115 @@ def test_ctrl_c_while_following_leaves_the_job_alone_and_says_how_to_go_on(serve
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=10)
     assert (process.returncode, out, err) == (130, "\n", "the job goes on; see it again with: rt job watch 1\n")
+
+
+# Dead letters
+
+
+def letter(job_id: str, **more: Any) -> dict[str, Any]:
+    error = {"code": "no_money", "message": "top up \x1b[2J first", "temporary": False}
+    times = {"created_at": "2026-01-01T00:00:00Z", "failed_at": "2026-01-02T00:00:00Z"}
+    return {"job_id": job_id, "job": "echo", "error": error, "attempts": 2, "owner": "ann"} | times | more
+
+
+def again(job_id: str, status: str = "queued") -> tuple[int, Any]:
+    told = {"job_id": job_id, "status": status, "stream": f"job:{job_id}", "events_url": f"/v1/jobs/{job_id}/events"}
+    return (202 if status == "queued" else 200, told)
+
+
+def refusal(status: int, code: str) -> tuple[int, Any]:
+    return status, {"code": code, "detail": f"because of {code}"}
+
+
+def test_failed_jobs_are_listed(run: Run, server: FakeServer) -> None:
+    items = [letter("a/b"), letter("c", retried_as="d")]
+    server.answers = [(200, {"items": items, "next": "x"})] * 2
+    code, out, err = run("job", "dead", "--job", "echo", "--limit", "2")
+    assert (code, err) == (0, "")
+    assert out == "a/b\techo\tno_money\t2\t2026-01-02T00:00:00Z\t\nc\techo\tno_money\t2\t2026-01-02T00:00:00Z\td\n"
+    assert [json.loads(line) for line in run("job", "dead", "--json")[1].splitlines()] == items
+    assert [one[1] for one in server.requests] == ["/v1/dead-letters?job=echo&limit=2", "/v1/dead-letters?limit=20"]
+
+
+def test_a_failed_job_is_shown_with_its_input_and_errors_and_what_to_do(run: Run, server: FakeServer) -> None:
+    errors = [{"attempt": n, "at": f"2026-01-0{n}T00:00:00Z"} | letter("")["error"] for n in (1, 2)]
+    whole = letter("a/b", input={"text": "\u202eü"}, errors=errors, reports=["user:ann", "room:x"])
+    server.answers = [(200, whole), (200, whole), (200, whole | {"retried_as": "c"})]
+    code, out, err = run("job", "dead", "a/b")
+    assert (code, err) == (0, "run it again with: rt job retry a/b\n")
+    lines = [line.split(None, 1) for line in out.splitlines()]
+    assert ["job_id", "a/b"] in lines
+    assert ["reports", "user:ann room:x"] in lines
+    assert ["error", "attempt 1 at 2026-01-01T00:00:00Z: no_money: top up \\u001b[2J first"] in lines
+    assert sum(line[0] == "error" for line in lines) == 2
+    assert lines[-1] == ["input", '{"text":"\\u202eü"}']
+    assert json.loads(run("job", "dead", "a/b", "--json")[1]) == whole
+    assert run("job", "dead", "a/b")[2] == "it was run again; watch that with: rt job watch c\n"
+    assert {one[1] for one in server.requests} == {"/v1/dead-letters/a%2Fb"}
+
+
+def test_a_failed_job_is_run_again_and_the_command_says_how_to_watch_it(run: Run, server: FakeServer) -> None:
+    server.answers = [None, again("new"), again("new", "completed")]  # a lost answer is asked for again
+    assert run("job", "retry", "a/b") == (0, "a/b\tnew\tqueued\n", "watch it with: rt job watch new\n")
+    assert json.loads(run("job", "retry", "a/b", "--json")[1]) == {"retried": "a/b"} | again("new", "completed")[1]
+    assert {one[:2] for one in server.requests} == {("POST", "/v1/dead-letters/a%2Fb/retry")}
+
+
+def test_what_cannot_be_run_again_is_said_and_the_others_are(run: Run, server: FakeServer) -> None:
+    server.answers = [refusal(422, "unknown_job"), again("new"), refusal(409, "conflict"), refusal(404, "not_found")]
+    code, out, err = run("job", "retry", "a", "b", "c", "d")
+    assert (code, out) == (1, "b\tnew\tqueued\n")
+    assert err.splitlines() == [
+        "error: a: unknown_job: because of unknown_job",
+        "error: c: conflict: because of conflict",
+        "error: d: not_found: because of not_found",
+        "1 of 4 run again",
+        "watch the last one with: rt job watch new",
+    ]
+
+
+@pytest.mark.parametrize("stops", [refusal(503, "queue_full"), refusal(403, "forbidden")])
+def test_what_is_wrong_with_all_of_them_ends_the_command_which_says_what_is_left(run: Run, server: FakeServer, stops: Any) -> None:
+    server.answers = [again("new"), stops]
+    code, out, err = run("job", "retry", "a", "b", "c")
+    assert (code, out) == (1, "a\tnew\tqueued\n")
+    assert "1 of 3 run again; 2 not tried, the same command goes on with them\n" in err
+    assert err.endswith(f"error: {stops[1]['code']}: because of {stops[1]['code']}\n")
+
+
+def test_all_that_were_not_yet_run_again_are_and_what_failed_first_comes_first(run: Run, server: FakeServer) -> None:
+    pages = [[letter("e"), letter("d", retried_as="x")], [letter("c"), letter("b", retry_of="x")], []]
+    server.answers = [(200, {"items": page, "next": cursor}) for page, cursor in zip(pages, ["1.1", "2.2", None], strict=True)]
+    server.answers += [again(f"{id}2") for id in "bce"]
+    code, out, err = run("job", "retry", "--all", "--job", "echo")
+    assert (code, out) == (0, "".join(f"{id}\t{id}2\tqueued\n" for id in "bce"))
+    assert err == "3 of 3 run again\nwatch the last one with: rt job watch e2\n"
+    lists = [f"/v1/dead-letters?job=echo&limit=100{more}" for more in ("", "&cursor=1.1", "&cursor=2.2")]
+    assert [one[1] for one in server.requests] == [*lists, *(f"/v1/dead-letters/{id}/retry" for id in "bce")]
+
+
+def test_nothing_to_run_again_is_said(run: Run, server: FakeServer) -> None:
+    server.answers = [(200, {"items": [letter("a", retried_as="b")], "next": None})]
+    assert run("job", "retry", "--all") == (0, "", "there is no failed job that was not yet run again\n")
+
+
+def test_on_a_terminal_running_many_again_shows_how_far_it_is(server: FakeServer) -> None:
+    server.answers = [again("a2"), again("b2")]
+    ours, theirs = os.openpty()
+    command = [sys.executable, "-m", "rt.cli", "job", "retry", "a", "b"]
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "80"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, text=True, env=environment) as process:
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError):  # how the end of a terminal is told
+            while more := os.read(ours, 65536):
+                shown += more
+        out, _ = process.communicate(timeout=20)
+    os.close(ours)
+    assert (process.returncode, out) == (0, "a\ta2\tqueued\nb\tb2\tqueued\n")
+    assert b"run again" in shown
+    assert b"2/2" in shown
+    assert shown.endswith(b"2 of 2 run again\r\nwatch the last one with: rt job watch b2\r\n")
 
 
 # The doctor

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rt.cursor import START, Cursor, new_epoch, parse_cursor
+from rt.errors import Refused
 
 
 def test_a_cursor_is_an_epoch_and_a_seq() -> None:
@@ -18,6 +19,10 @@ def test_a_cursor_survives_the_way_there_and_back(epoch: str, seq: int) -> None:
     assert parse_cursor(str(Cursor(epoch, seq))) == Cursor(epoch, seq)
 
 
+def test_the_start_survives_it_too() -> None:
+    assert parse_cursor(str(START)) == START
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -26,15 +31,18 @@ def test_a_cursor_survives_the_way_there_and_back(epoch: str, seq: int) -> None:
     ],
 )
 def test_everything_else_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="cursor"):
-        parse_cursor(text)
+    with pytest.raises(Refused, match="cursor") as refused:
+        parse_cursor(text, "after")
+    assert refused.value.code == "invalid_frame"
+    assert refused.value.details is not None
+    assert refused.value.details[0]["loc"] == ["after"]
 
 
 @given(st.text(max_size=50))
 def test_no_text_breaks_the_reader(text: str) -> None:
     try:
         found = parse_cursor(text)
-    except ValueError:
+    except Refused:
         return
     assert 0 <= found.seq < 2**53
 

@@ -38,7 +38,7 @@ LINES: list[tuple[str, set[str]]] = [
     ("work", {"rt.jobs", "rt.app"}),
     ("one life each", {"rt.actors"}),
     ("the roof", {"rt.api"}),
-    ("front doors", {"rt.cli", "rt.dev", "rt.doctor", "rt.builtin", "rt.client"}),
+    ("front doors", {"rt.cli", "rt.remote", "rt.screen", "rt.dev", "rt.doctor", "rt.builtin", "rt.client"}),
 ]
 
 #: Who may know a library. A name stands for its whole package.
@@ -62,8 +62,8 @@ LIBRARIES: dict[str, set[str]] = {
     # The route that shows the numbers; they are counted through `rt.telemetry`.
     "prometheus_client": {"rt.telemetry", "rt.api.health"},
     "typer": {"rt.cli"},
-    "rich": {"rt.cli"},
-    "httpx2": {"rt.jobs.models.openai", "rt.cli", "rt.client"},
+    "rich": {"rt.cli", "rt.screen"},
+    "httpx2": {"rt.jobs.models.openai", "rt.remote", "rt.client"},
 }
 
 #: Modules that decide and do nothing: no await, no clock, no I/O. Beside each, what it may draw by chance, and why.
@@ -75,6 +75,7 @@ PURE: dict[str, set[str]] = {
     "rt.keys": set(),
     "rt.streams.replay": set(),
     "rt.jobs.job": {"random"},  # jitter; a test gives its own
+    "rt.actors.messages": set(),
     "rt.actors.session": set(),
     "rt.actors.router": set(),
     "rt.actors.frames": set(),

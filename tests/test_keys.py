@@ -88,6 +88,7 @@ def asking(lua: str) -> Script:
 
 ESCAPE = asking("local out = {} for i, id in ipairs(ARGV) do out[i] = (job_stream(id)) end return out")
 NAMES = asking("return { job_keys(ARGV[1], ARGV[2]) }")
+LETTER_NAMES = asking("return { letter_keys(ARGV[1], ARGV[2]) }")
 TENANT_OF = asking("return job_tenant(ARGV[1])")
 
 
@@ -106,6 +107,8 @@ async def test_lua_finds_a_job_s_keys(store: Store) -> None:
         stream = job_stream(id)
         found = await store.run(NAMES, [], [tenant, id])
         assert [one.decode() for one in found] == [keys.log(tenant, stream), keys.meta(tenant, stream)]
+        found = await store.run(LETTER_NAMES, [], [tenant, id])
+        assert [one.decode() for one in found] == [keys.letter(tenant, id), keys.letters(tenant)]
 
 
 @pytest.mark.parametrize(
@@ -152,6 +155,8 @@ def test_the_scripts_use_our_own_keys() -> None:
         "rt:",  # the front of a job's log and meta, asked above
         keys.INCARNATION,
         keys.ANNOUNCE,
+        keys.LETTERS_KEPT,
+        keys.LETTERS_DROPPED,
         prefix(keys.leases),
         prefix(keys.deadlines),
         prefix(keys.doorbell),

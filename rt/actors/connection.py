@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from rt import keys
-from rt.actors import session as s
+from rt.actors import messages as m
 from rt.actors.actor import Actor, Ended
 from rt.actors.caller import Connection
 from rt.actors.frames import Cancel, Command, Connect, Publish, Refresh, Submit, Subscribe, Unsubscribe
@@ -21,16 +21,17 @@ from rt.actors.mailbox import MailboxClosed, MailboxFull
 from rt.actors.outbox import Outbox
 from rt.actors.publish import publish_hash, published_event
 from rt.actors.router import Handled, Router
+from rt.actors.session import MAX_FOLLOWED, Config, Session, too_many
 from rt.cursor import Cursor, parse_cursor
 from rt.errors import Refused, TakenOver
 from rt.jobs.access import Access
 from rt.jobs.queue import JobQueue
-from rt.jobs.submit import submit
+from rt.jobs.submit import named_job, submit
 from rt.keys import Stream, parse_stream
 from rt.redis import Store, insist
 from rt.settings import Settings
 from rt.streams.commands import Commands, request_hash, until_not_busy
-from rt.streams.log import Authorship, Page, StreamLog
+from rt.streams.log import Authorship, StreamLog
 from rt.streams.replay import Head
 from rt.streams.sessions import Cursors, Entry, is_session_id, open_session, restore_session
 from rt.streams.tail import Live, Tail
@@ -80,7 +81,7 @@ class Parts:
     authenticate: Authenticate
 
 
-class ConnectionActor(Actor[s.Message | None]):
+class ConnectionActor(Actor[m.Message | None]):
     """One WebSocket. `token` is the credential of the handshake, when it carried one.
 
     A None in the mailbox says that the actor's own helpers have told something: those messages stand apart (`_told`),
@@ -94,14 +95,14 @@ class ConnectionActor(Actor[s.Message | None]):
         self._socket = socket
         self._token = token
         self._loop = asyncio.get_running_loop()
-        config = s.Config(settings.heartbeat_s, settings.connect_timeout_s, settings.max_message_bytes)
-        self.session = s.Session(parts.router, config, self._loop.time())
+        config = Config(settings.heartbeat_s, settings.connect_timeout_s, settings.max_message_bytes)
+        self.session = Session(parts.router, config, self._loop.time())
         self.outbox = Outbox(
             self._socket.send,
             msgpack=msgpack,
             limit_bytes=settings.outbox_bytes,
             timeout_s=settings.send_timeout_s,
-            on_room=lambda: self.tell(s.Drained()),
+            on_room=lambda: self.tell(m.Drained()),
             on_lost=self._on_lost,
         )
         self._entry: Entry | None = None
@@ -115,8 +116,7 @@ class ConnectionActor(Actor[s.Message | None]):
         self._handlers = asyncio.Semaphore(MAX_HANDLERS)
         self._timer: asyncio.TimerHandle | None = None
         self._missed: dict[str, Live] = {}
-        self._told: dict[object, s.Message] = {}
-        self.opened_at = time.time()
+        self._told: dict[object, m.Message] = {}
         #: The code that the connection was closed with by this side; None while it lives.
         self.close_code: int | None = None
 
@@ -127,7 +127,7 @@ class ConnectionActor(Actor[s.Message | None]):
             self._missed[stream] = live
             return
         try:
-            self.mailbox.put_nowait(s.News(stream, live))
+            self.mailbox.put_nowait(m.News(stream, live))
         except MailboxFull:
             metrics.mailbox_full.inc()
             self._missed[stream] = live
@@ -135,24 +135,24 @@ class ConnectionActor(Actor[s.Message | None]):
             pass
 
     def on_checked(self, stream: str, head: Head) -> None:
-        self.tell(s.Checked(stream, head), key=("checked", stream))
+        self.tell(m.Checked(stream, head), key=("checked", stream))
 
     def on_taken_over(self, stream: str, generation: int) -> None:
         if stream == keys.session_stream(self.session.id):
-            self.tell(s.TakenOver(generation))
+            self.tell(m.TakenOver(generation))
 
     # the actor
 
     async def on_start(self) -> None:
         self._arm()
 
-    async def receive(self, message: s.Message) -> None:
+    async def receive(self, message: m.Message) -> None:
         """From the socket: waits while the mailbox, the lane or the outbox is full. Raises MailboxClosed when the actor has ended."""
         await self._lane_room.wait()
         await self.outbox.wait_calm()
         await self.mailbox.put(message)
 
-    async def handle(self, message: s.Message | None) -> None:
+    async def handle(self, message: m.Message | None) -> None:
         if self._broken is not None:
             raise self._broken
         if message is not None:
@@ -161,49 +161,49 @@ class ConnectionActor(Actor[s.Message | None]):
             await self._step(self._told.pop(next(iter(self._told))))
         while self._missed:
             stream, live = self._missed.popitem()
-            await self._step(s.Missed(stream, live.epoch, live.last))
+            await self._step(m.Missed(stream, live.epoch, live.last))
         self._arm()
 
-    async def _step(self, message: s.Message) -> None:
+    async def _step(self, message: m.Message) -> None:
         for effect in self.session.handle(message, self._loop.time(), self.outbox.room):
             await self._perform(effect)
         # The session counts events as they are stored; in MessagePack they may be smaller, and the outbox was never full.
         if self.session.starved and self.outbox.room > 0:
-            self.tell(s.Drained(), key="drained")
+            self.tell(m.Drained(), key="drained")
 
-    async def _perform(self, effect: s.Effect) -> None:
+    async def _perform(self, effect: m.Effect) -> None:
         match effect:
-            case s.Send(frame):
+            case m.Send(frame):
                 self._count(frame)
                 self.outbox.put_frame(frame)
-            case s.Forward(events, replayed):
+            case m.Forward(events, replayed):
                 metrics.events_sent.inc(len(events))
                 if replayed:
                     metrics.events_replayed.inc(len(events))
                 self.outbox.put_events(events)
-            case s.Read(stream, after, ticket):
+            case m.Read(stream, after, ticket):
                 self._spawn(self._read(stream, after, ticket))
-            case s.Watch(stream):
+            case m.Watch(stream):
                 self._watches[stream] = self._task(self._watch(stream))
-            case s.Unwatch(stream):
+            case m.Unwatch(stream):
                 if watch := self._watches.pop(stream, None):
                     watch.cancel()  # the confirmation that it waits for need not come any more
                 self._parts.tail.unfollow(self._tenant, stream, self)
-            case s.Store(fields, furthest_):
+            case m.Store(fields, furthest_):
                 if self._entry is not None:
                     self._entry.fields |= fields
                     self._entry.furthest = furthest_ or self._entry.furthest
-            case s.Run(command):
+            case m.Run(command):
                 self._lane.append(command)
                 if len(self._lane) >= LANE:
                     self._lane_room.clear()
                 if not self._lane_runs:
                     self._lane_runs = True
                     self._spawn(self._run_lane())
-            case s.Open(connect, cursors):
+            case m.Open(connect, cursors):
                 # Nothing else can be done before this is: it runs in the actor itself.
                 await self._open(connect, cursors)
-            case s.Close(code, reason):
+            case m.Close(code, reason):
                 await self._close(code, reason)
 
     async def on_stop(self, ended: Ended) -> None:
@@ -227,7 +227,7 @@ class ConnectionActor(Actor[s.Message | None]):
     def _tenant(self) -> str:
         return self.session.claims.tenant if self.session.claims else keys.DEFAULT_TENANT
 
-    def tell(self, message: s.Message, key: object = None) -> None:
+    def tell(self, message: m.Message, key: object = None) -> None:
         """A message from within the process. Of those with one `key` only the newest is kept."""
         quiet = not self._told
         self._told[key or object()] = message
@@ -251,7 +251,7 @@ class ConnectionActor(Actor[s.Message | None]):
         if not task.cancelled() and (error := task.exception()) is not None:
             # A read or a lane that never answers would be a hole that nobody tells of: the actor fails, the client resumes.
             self._broken = error
-            self.tell(s.Drained(), key="broken")
+            self.tell(m.Drained(), key="broken")
 
     def _arm(self) -> None:
         """One timer a connection, set for when the session next wants to know the time."""
@@ -264,7 +264,7 @@ class ConnectionActor(Actor[s.Message | None]):
     def _ring(self) -> None:
         self._timer = None
         if self._loop.time() >= self.session.next_tick():
-            self.tell(s.Tick())
+            self.tell(m.Tick())
         else:
             self._arm()
 
@@ -291,17 +291,12 @@ class ConnectionActor(Actor[s.Message | None]):
     async def _watch(self, stream: str) -> None:
         await self._parts.tail.follow(self._tenant, stream, self)
         self._watches.pop(stream, None)
-        self.tell(s.Watched(stream))
+        self.tell(m.Watched(stream))
 
     async def _read(self, stream: str, after: int, ticket: int) -> None:
-        self.tell(s.PageRead(stream, ticket, await insist("read", self._page, stream, after)))
-
-    async def _page(self, stream: str, after: int) -> Page:
-        page = await self._parts.streams.read(self._tenant, stream, max(after, 0))
-        if not page.head.epoch:  # it vanished: it goes on in a new epoch, which has to have a name
-            await self._parts.streams.open(self._tenant, [stream])
-            page = await self._parts.streams.read(self._tenant, stream, max(after, 0))
-        return page
+        # A log that vanished goes on in a new epoch, which has to have a name.
+        page = await insist("read", self._parts.streams.read_open, self._tenant, stream, after)
+        self.tell(m.PageRead(stream, ticket, page))
 
     async def _open(self, connect: Connect, given: dict[str, Cursor]) -> None:
         parts = self._parts
@@ -326,7 +321,7 @@ class ConnectionActor(Actor[s.Message | None]):
         self.outbox.batch = connect.batch
         self._entry = Entry(claims.tenant, claims.subject, stored.id, stored.generation, lambda: self._spawn(self._refused()))
         parts.cursors.add(self._entry)
-        opened = s.Opened(stored, claims, claims.expires_at - time.time(), given, heads, missing)
+        opened = m.Opened(stored, claims, claims.expires_at - time.time(), given, heads, missing)
         await self._step(opened)
 
     async def _authenticate(self, connect: Connect) -> Claims:
@@ -357,7 +352,7 @@ class ConnectionActor(Actor[s.Message | None]):
 
     async def _refused(self) -> None:
         if not await insist("restore", self._restored):
-            self.tell(s.TakenOver(self.session.generation + 1))
+            self.tell(m.TakenOver(self.session.generation + 1))
 
     async def _restored(self) -> bool:
         """Whether the session is this connection's after all: Redis had lost it, and has it again. Raises Unavailable."""
@@ -368,7 +363,7 @@ class ConnectionActor(Actor[s.Message | None]):
             self._parts.cursors.add(self._entry)
         return True
 
-    async def _answer(self, type: str, id: str | None, work: Callable[[], Awaitable[s.Message]]) -> None:
+    async def _answer(self, type: str, id: str | None, work: Callable[[], Awaitable[m.Message]]) -> None:
         began = time.perf_counter()
         try:
             try:
@@ -378,16 +373,16 @@ class ConnectionActor(Actor[s.Message | None]):
                     raise
                 message = await work()
         except TakenOver:
-            message = s.TakenOver(self.session.generation + 1)
+            message = m.TakenOver(self.session.generation + 1)
         except Refused as error:
-            message = s.Failed(id, error)
+            message = m.Failed(id, error)
         except Exception as error:
             log.error("a command failed", type=type, exc_info=error)
-            message = s.Failed(id, Refused("internal", "something went wrong on the server; nothing is remembered of this command"))
+            message = m.Failed(id, Refused("internal", "something went wrong on the server; nothing is remembered of this command"))
         metrics.command_seconds.labels(type).observe(time.perf_counter() - began)
         self.tell(message)
 
-    async def _command(self, command: Command) -> s.Message:
+    async def _command(self, command: Command) -> m.Message:
         claims, entry = self.session.claims, self._entry
         assert claims is not None
         assert entry is not None
@@ -395,9 +390,7 @@ class ConnectionActor(Actor[s.Message | None]):
         match command:
             case Submit(id=id, job=name, input=input, options=options):
                 claims.need("jobs:write")
-                job = parts.router.app.jobs.get(name)
-                if job is None:
-                    raise Refused("unknown_job", f"no job is named {name[:64]!r}", details=[{"loc": ["job"], "msg": "unknown"}])
+                job = named_job(parts.router.app, name)
                 accepted = await submit(
                     parts.queue,
                     parts.access,
@@ -411,7 +404,7 @@ class ConnectionActor(Actor[s.Message | None]):
                     records=self._records(id, options.idempotency_key),
                 )
                 data = {"job_id": accepted.job_id, "stream": accepted.stream, "duplicate": accepted.duplicate}
-                return s.Answered(id, data, accepted.stream)
+                return m.Answered(id, data, accepted.stream)
             case Publish(id=id, stream=name, data=data, event=type, idempotency_key=key):
                 stream = parse_stream(name)
                 await parts.access.publish(claims, stream)
@@ -420,7 +413,7 @@ class ConnectionActor(Actor[s.Message | None]):
                 published = await until_not_busy(
                     lambda: parts.streams.publish(claims.tenant, stream, event, hash=hash, records=records, by=by)
                 )
-                return s.Answered(id, {"stream": name, "seq": published.seq})
+                return m.Answered(id, {"stream": name, "seq": published.seq})
             case Cancel(id=id, job_id=job_id):
 
                 async def cancel() -> dict[str, Any]:
@@ -429,30 +422,30 @@ class ConnectionActor(Actor[s.Message | None]):
                     return {"job_id": job_id, "status": status}
 
                 record = keys.command(claims.tenant, self.session.id, id)
-                return s.Answered(id, await parts.commands.once(claims.tenant, record, request_hash(["cancel", job_id]), cancel, by=by))
+                return m.Answered(id, await parts.commands.once(claims.tenant, record, request_hash(["cancel", job_id]), cancel, by=by))
             case Subscribe(id=id, stream=name, cursor=text):
                 stream = parse_stream(name)
-                cursor = _parse(text)
+                cursor = None if text is None else parse_cursor(text)
                 if not self._is_own(stream):
                     await parts.access.read_stream(claims, stream)
                 head = (await parts.streams.open(claims.tenant, [name]))[name]
                 if name not in self.session.follows:
-                    if len(self.session.follows) >= s.MAX_FOLLOWED:
-                        raise Refused("rate_limited", f"a session follows {s.MAX_FOLLOWED} streams at most")
+                    if len(self.session.follows) >= MAX_FOLLOWED:
+                        raise too_many(name)
                     # Answered is kept: a process that dies now must not have forgotten it.
                     begins = Cursor(head.epoch, head.top) if cursor is None else cursor
-                    await parts.cursors.put(entry, {f"c:{name}": str(begins) if begins.epoch else "0"})
-                return s.Subscribed(id, name, cursor, head)
+                    await parts.cursors.put(entry, {f"c:{name}": str(begins)})
+                return m.Subscribed(id, name, cursor, head)
             case Unsubscribe(id=id, stream=name):
                 if self._is_own(parse_stream(name)):
                     raise Refused("forbidden", "the session's own stream and its user's are always followed")
-                await parts.cursors.put(entry, {f"c:{name}": ""})
-                return s.Unsubscribed(id, name)
+                await parts.cursors.put(entry, self.session.leaving(name))
+                return m.Unsubscribed(id, name)
             case Refresh(id=id, token=token):
                 fresh = await parts.authenticate.token(token)
                 if (fresh.subject, fresh.tenant) != (claims.subject, claims.tenant):
                     raise Refused("forbidden", "this token belongs to another subject")
-                return s.Refreshed(id, fresh, fresh.expires_at - time.time())
+                return m.Refreshed(id, fresh, fresh.expires_at - time.time())
             case _:
                 raise Refused("unknown_type", "this frame cannot be handled")
 
@@ -468,19 +461,19 @@ class ConnectionActor(Actor[s.Message | None]):
             queue=parts.queue,
             access=parts.access,
             command_id=id,
-            followed=lambda stream: self.tell(s.Answered(None, None, stream)),
+            followed=lambda stream: self.tell(m.Answered(None, None, stream)),
         )
 
         async def call() -> Any:
             return await handled.handler(conn, handled.event)
 
-        async def work() -> s.Message:
+        async def work() -> m.Message:
             if id is None:
                 await call()
-                return s.Answered(None, None)
+                return m.Answered(None, None)
             record = keys.command(claims.tenant, self.session.id, id)
             hash = request_hash({key: value for key, value in handled.raw.items() if key != "id"})
-            return s.Answered(id, await parts.commands.once(claims.tenant, record, hash, call, by=by))
+            return m.Answered(id, await parts.commands.once(claims.tenant, record, hash, call, by=by))
 
         try:
             await self._answer(handled.event.type, id, work)
@@ -507,12 +500,3 @@ class ConnectionActor(Actor[s.Message | None]):
             metrics.frame_errors.labels(frame["code"]).inc()
         elif frame["type"] == "gap":
             metrics.gaps.labels(frame["reason"]).inc()
-
-
-def _parse(text: str | None) -> Cursor | None:
-    if text is None:
-        return None
-    try:
-        return parse_cursor(text)
-    except ValueError as error:
-        raise Refused.field("invalid_frame", "cursor", str(error)) from None

@@ -7,7 +7,7 @@ a nudge from the reader's own helpers.
 
 import asyncio
 from collections import deque
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
@@ -23,16 +23,8 @@ class MailboxClosed(Exception):
     """Nobody reads it any more (for writers), or nothing will come any more (for the reader)."""
 
 
-class MailboxStatistics(NamedTuple):
-    depth: int
-    capacity: int
-    highest: int
-    taken: int
-    refused: int
-
-
 class Mailbox(Generic[T]):
-    __slots__ = ("_capacity", "_closed", "_highest", "_messages", "_reader", "_refused", "_taken", "_writers")
+    __slots__ = ("_capacity", "_closed", "_messages", "_reader", "_writers")
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
@@ -40,7 +32,6 @@ class Mailbox(Generic[T]):
         self._reader: asyncio.Future[None] | None = None
         self._writers: deque[asyncio.Future[None]] | None = None
         self._closed = False
-        self._highest = self._taken = self._refused = 0
 
     async def put(self, message: T) -> None:
         """Waits for room. Cancelling is safe: the message is in or it is not. Raises MailboxClosed."""
@@ -60,7 +51,6 @@ class Mailbox(Generic[T]):
     def put_nowait(self, message: T, *, reserved: bool = False) -> None:
         """Raises MailboxFull or MailboxClosed. `reserved` may use the reserved place."""
         if len(self._messages) >= self._capacity + (RESERVED if reserved else 0) and not self._closed:
-            self._refused += 1
             raise MailboxFull
         self._append(message)
 
@@ -74,7 +64,6 @@ class Mailbox(Generic[T]):
                 await self._reader
             finally:
                 self._reader = None
-        self._taken += 1
         message = self._messages.popleft()
         self._wake_writer()
         return message
@@ -88,14 +77,15 @@ class Mailbox(Generic[T]):
             if not waiter.done():
                 waiter.set_result(None)
 
-    def statistics(self) -> MailboxStatistics:
-        return MailboxStatistics(len(self._messages), self._capacity, self._highest, self._taken, self._refused)
+    @property
+    def depth(self) -> int:
+        """Messages that wait."""
+        return len(self._messages)
 
     def _append(self, message: T) -> None:
         if self._closed:
             raise MailboxClosed
         self._messages.append(message)
-        self._highest = max(self._highest, len(self._messages))
         if self._reader and not self._reader.done():
             self._reader.set_result(None)
 

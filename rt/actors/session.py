@@ -12,239 +12,58 @@ from dataclasses import dataclass
 from typing import Any
 
 from rt import keys
-from rt.actors.frames import Ack, Connect, Frame, Ping, Pong, command_id
-from rt.actors.router import Handled, Router
+from rt.actors.frames import MAX_FAULTS, Ack, Connect, Ping, Pong, command_id
+from rt.actors.messages import (
+    Answered,
+    Checked,
+    Close,
+    Drained,
+    Draining,
+    Effect,
+    Failed,
+    Forward,
+    Malformed,
+    Message,
+    Missed,
+    News,
+    Open,
+    Opened,
+    PageRead,
+    Read,
+    Received,
+    Refreshed,
+    Run,
+    Send,
+    Store,
+    Subscribed,
+    TakenOver,
+    Tick,
+    Unsubscribed,
+    Unwatch,
+    Watch,
+    Watched,
+)
+from rt.actors.router import Router
 from rt.cursor import START, Cursor, parse_cursor
 from rt.errors import Refused
 from rt.events import created_job, is_final, seq_of
 from rt.keys import parse_stream
 from rt.streams.log import Page
 from rt.streams.replay import Gap, Head, join, place
-from rt.streams.sessions import Session as StoredSession
 from rt.streams.tail import Live
-from rt.tokens import Claims
+from rt.tokens import LEEWAY_S, Claims
 
 #: Streams that one session follows at most. Each costs a subscription and a place in every check of the tops.
 MAX_FOLLOWED = 1000
+#: Jobs that were done with before they were announced: of more than so many the oldest is forgotten. Their announcement
+#: comes in the session's stream soon or (for a job that was only subscribed to) never.
+MAX_UNANNOUNCED = 100
 #: Log reads under way for one connection: each brings a page of 64 KiB at most (or one event).
 MAX_READS = 2
 #: Malformed frames in a row before the connection is closed with 4502.
 MAX_MALFORMED = 20
-#: A token's holder is told this long before its end, and cut this long after it (clocks differ).
+#: A token's holder is told this long before its end.
 EXPIRING_S = 60.0
-LEEWAY_S = 10.0
-
-
-# Messages
-
-
-@dataclass(frozen=True, slots=True)
-class Received:
-    """A decoded WebSocket message: a frame or an array of frames."""
-
-    value: Any
-
-
-@dataclass(frozen=True, slots=True)
-class Malformed:
-    """A WebSocket message that could not be decoded."""
-
-    error: Refused
-
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """The answer to `Open`. `heads` has every stream to follow; `missing` those whose log and meta were gone."""
-
-    stored: StoredSession
-    claims: Claims
-    expires_in_s: float
-    given: dict[str, Cursor]
-    heads: dict[str, Head]
-    missing: frozenset[str]
-
-
-@dataclass(frozen=True, slots=True)
-class News:
-    stream: str
-    live: Live
-
-
-@dataclass(frozen=True, slots=True)
-class Missed:
-    """An announcement up to `top` could not be put into the mailbox."""
-
-    stream: str
-    epoch: str
-    top: int
-
-
-@dataclass(frozen=True, slots=True)
-class Checked:
-    stream: str
-    head: Head
-
-
-@dataclass(frozen=True, slots=True)
-class Watched:
-    """The answer to `Watch`: announcements are certain to arrive from here on."""
-
-    stream: str
-
-
-@dataclass(frozen=True, slots=True)
-class PageRead:
-    """The answer to `Read`."""
-
-    stream: str
-    ticket: int
-    page: Page
-
-
-@dataclass(frozen=True, slots=True)
-class Drained:
-    """The outbox has room again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Tick:
-    """The time that `next_tick` asked for has come."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """A command's reply; `follow` is the job's stream that the server is to follow because of it."""
-
-    id: str | None
-    data: Any
-    follow: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    id: str | None
-    error: Refused
-
-
-@dataclass(frozen=True, slots=True)
-class Subscribed:
-    id: str
-    stream: str
-    cursor: Cursor | None
-    head: Head
-
-
-@dataclass(frozen=True, slots=True)
-class Unsubscribed:
-    id: str
-    stream: str
-
-
-@dataclass(frozen=True, slots=True)
-class Refreshed:
-    id: str
-    claims: Claims
-    expires_in_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class TakenOver:
-    generation: int
-
-
-@dataclass(frozen=True, slots=True)
-class Draining:
-    """The process ends: the connection is closed in `close_in_s`, and this client comes back `delay_ms` after that."""
-
-    delay_ms: int
-    close_in_s: float
-
-
-Message = (
-    Received
-    | Malformed
-    | Opened
-    | News
-    | Missed
-    | Checked
-    | Watched
-    | PageRead
-    | Drained
-    | Tick
-    | Answered
-    | Failed
-    | Subscribed
-    | Unsubscribed
-    | Refreshed
-    | TakenOver
-    | Draining
-)
-
-# Effects
-
-
-@dataclass(frozen=True, slots=True)
-class Send:
-    """A control frame."""
-
-    frame: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Forward:
-    """Stored events, as they are."""
-
-    events: list[bytes]
-    replayed: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Open:
-    """Authenticate, open the session, look at its streams; answer with `Opened`, or close."""
-
-    connect: Connect
-    cursors: dict[str, Cursor]
-
-
-@dataclass(frozen=True, slots=True)
-class Watch:
-    stream: str
-
-
-@dataclass(frozen=True, slots=True)
-class Unwatch:
-    stream: str
-
-
-@dataclass(frozen=True, slots=True)
-class Read:
-    stream: str
-    after: int
-    ticket: int
-
-
-@dataclass(frozen=True, slots=True)
-class Store:
-    """Fields of the session's hash to be stored with the next flush ("" deletes), and the user stream's acknowledgement."""
-
-    fields: dict[str, str]
-    furthest: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """A command, for the connection's lane: one after the other, in order."""
-
-    command: Frame | Handled
-
-
-@dataclass(frozen=True, slots=True)
-class Close:
-    code: int
-    reason: str
-
-
-Effect = Send | Forward | Open | Watch | Unwatch | Read | Store | Run | Close
 
 
 @dataclass(slots=True)
@@ -282,7 +101,7 @@ class Follow:
         return self.sent if self.seen is None else min(self.seen, self.sent)
 
     def stored(self) -> str:
-        cursor = str(Cursor(self.epoch, self.acked)) if self.epoch else "0"
+        cursor = str(Cursor(self.epoch, self.acked))
         return cursor if self.origin is None else f"{cursor} {self.origin[0]} {self.origin[1]}"
 
 
@@ -305,7 +124,7 @@ class Session:
         self.batch = False
         self.closed = False
         self.follows: dict[str, Follow] = {}
-        #: Jobs that are done with, and where they were announced: kept until that announcement is acknowledged.
+        #: Jobs that are done with, and where they were announced (seq 0: not yet): kept until that announcement is acknowledged.
         self._done: dict[str, tuple[str, int]] = {}
         #: What `connect` said of streams: a job may be found to be followed only later.
         self._given: dict[str, Cursor] = {}
@@ -397,10 +216,9 @@ class Session:
             case Subscribed():
                 yield from self._subscribed(message)
             case Unsubscribed(id, stream):
-                if self.follows.pop(stream, None):
-                    self._wanted.pop(stream, None)
+                if stream in self.follows:
                     yield Unwatch(stream)
-                    yield Store({f"c:{stream}": ""})
+                    yield Store(self._leave(stream))
                 yield Send({"type": "reply", "id": id, "data": {}})
             case Refreshed(id, claims, expires_in_s):
                 self.claims = claims
@@ -458,6 +276,7 @@ class Session:
 
     def _ack(self, cursors: dict[str, int | str]) -> Iterator[Effect]:
         acknowledged: list[tuple[str, Follow, int]] = []
+        above: list[dict[str, Any]] = []
         for stream, value in cursors.items():
             parse_stream(stream, f"cursors.{stream[:64]}")
             cursor = _cursor(stream, value) if isinstance(value, str) else None
@@ -469,39 +288,56 @@ class Session:
             if follow is None or not follow.epoch or (cursor is not None and cursor.epoch != follow.epoch):
                 continue
             if seq > max(follow.top, follow.sent):
-                raise Refused.field("invalid_frame", f"cursors.{stream}", f"the newest event is {max(follow.top, follow.sent)}")
-            if follow.acked < seq <= follow.sent:
+                above.append({"loc": ["cursors", stream], "msg": f"the newest event is {max(follow.top, follow.sent)}"})
+            elif follow.acked < seq <= follow.sent:
                 acknowledged.append((stream, follow, seq))
         for stream, follow, seq in acknowledged:
             if follow.seen is not None:
                 follow.claimed = max(follow.claimed, seq)  # counts once the log was looked at that far
             else:
                 yield self._acknowledge(stream, follow, seq)
+        if above:  # said once the others have counted
+            first = above[0]
+            raise Refused("invalid_frame", f"{'.'.join(first['loc'])}: {first['msg']}", details=above[:MAX_FAULTS])
 
     def _acknowledge(self, stream: str, follow: Follow, seq: int) -> Store:
         follow.acked = seq
         follow.settled = max(follow.settled, seq)
         ended = follow.final is not None and seq >= follow.final
-        fields = self._finish(stream, follow) if ended else {f"c:{stream}": follow.stored()}
+        fields = self._leave(stream) if ended else {f"c:{stream}": follow.stored()}
         for job, (by, created) in list(self._done.items()):
-            if by == stream and created <= seq:
+            if by == stream and 0 < created <= seq:
                 del self._done[job]
                 fields[f"d:{job}"] = ""
         own = self.claims is not None and stream == keys.user_stream(self.claims.subject)
         return Store(fields, str(Cursor(follow.epoch, seq)) if own else "")
 
-    def _finish(self, stream: str, follow: Follow) -> dict[str, str]:
-        """The terminal event of a job was acknowledged: it is not followed again, nor because its `job.created` comes again."""
+    def leaving(self, stream: str) -> dict[str, str]:
+        """What is to be stored when a stream is left: it is followed no more, nor is a job because its `job.created` comes (again)."""
+        origin = self._outstanding(stream)
+        return {f"c:{stream}": ""} | ({f"d:{stream}": f"{origin[0]} {origin[1]}"} if origin else {})
+
+    def _leave(self, stream: str) -> dict[str, str]:
+        """The terminal event of a job was acknowledged, or the client has unsubscribed; what is to be stored of that."""
+        fields = self.leaving(stream)
+        if origin := self._outstanding(stream):
+            self._done[stream] = origin
+            unannounced = [job for job, (_, seq) in self._done.items() if not seq]
+            if len(unannounced) > MAX_UNANNOUNCED:
+                del self._done[unannounced[0]]
+                fields[f"d:{unannounced[0]}"] = ""
         del self.follows[stream]
         self._wanted.pop(stream, None)
-        fields = {f"c:{stream}": ""}
-        if follow.origin is not None:
-            by, seq = follow.origin
-            announcing = self.follows.get(by)
-            if announcing is None or announcing.acked < seq:
-                self._done[stream] = follow.origin
-                fields[f"d:{stream}"] = f"{by} {seq}"
         return fields
+
+    def _outstanding(self, stream: str) -> tuple[str, int] | None:
+        """The announcement of a followed job that may still come, or come again: stream, and seq or 0."""
+        follow = self.follows.get(stream)
+        if follow is None or not stream.startswith("job:"):
+            return None
+        by, seq = follow.origin or (keys.session_stream(self.id), 0)
+        announcing = self.follows.get(by)
+        return None if seq and announcing is not None and announcing.acked >= seq else (by, seq)
 
     # connecting
 
@@ -521,7 +357,7 @@ class Session:
             placed = place(self._given[stream], head) if stream in self._given else acked
             streams[stream] = {"epoch": head.epoch, "seq": head.top, "recovered": placed.gap is None}
             if placed.gap:
-                after.append(_gap_frame(stream, head.epoch, placed.gap))
+                after.append(Send(placed.gap.frame(stream, head.epoch)))
             if stream in opened.missing and stream not in (own, user) and stream.startswith("job:"):
                 # The job is forgotten, terminal event and all: nothing will ever come.
                 fields[f"c:{stream}"] = ""
@@ -567,7 +403,7 @@ class Session:
             gap = placed.gap
             if follow is None:
                 if len(self.follows) >= MAX_FOLLOWED:
-                    yield Send(Refused("rate_limited", f"a session follows {MAX_FOLLOWED} streams at most").frame(message.id))
+                    yield Send(too_many(stream).frame(message.id))
                     return
                 follow = self.follows[stream] = Follow(head.epoch, placed.seq, head.top, placed.seq)
             else:
@@ -587,7 +423,7 @@ class Session:
         frame = {"type": "subscribed", "id": message.id, "stream": stream, "epoch": head.epoch, "seq": head.top, "recovered": gap is None}
         yield Send(frame)
         if gap:
-            yield _gap_frame(stream, head.epoch, gap)
+            yield Send(gap.frame(stream, head.epoch))
         if follow.watched and follow.watching:
             self._want(stream)
         yield from self._watch(stream, follow)
@@ -600,12 +436,18 @@ class Session:
                 follow.origin = origin
                 yield Store({f"c:{stream}": follow.stored()})
             return
-        if stream in self._done or len(self.follows) >= MAX_FOLLOWED:
+        if done := self._done.get(stream):
+            if origin is not None and done == (origin[0], 0):
+                self._done[stream] = origin
+                yield Store({f"d:{stream}": f"{origin[0]} {origin[1]}"})
             return
         if origin is not None and (announcing := self.follows.get(origin[0])) and origin[1] <= announcing.settled:
             # The client asked for events that it once acknowledged: the job itself is not brought back by that.
             self._done[stream] = origin
             yield Store({f"d:{stream}": f"{origin[0]} {origin[1]}"})
+            return
+        if len(self.follows) >= MAX_FOLLOWED:
+            yield Send(too_many(stream).frame())
             return
         follow = self.follows[stream] = Follow("", 0, 0, 0, origin, start=self._given.pop(stream, START))
         follow.sent = follow.start.seq
@@ -659,7 +501,7 @@ class Session:
             frame = {"type": "subscribed", "stream": stream, "epoch": head.epoch, "seq": head.top, "recovered": placed.gap is None}
             yield Send(frame)
             if placed.gap:
-                yield _gap_frame(stream, head.epoch, placed.gap)
+                yield Send(placed.gap.frame(stream, head.epoch))
             follow.pinged = head.top
             yield Store({f"c:{stream}": follow.stored()})
         elif follow.epoch != head.epoch or head.top < follow.sent or head.first > follow.sent + 1:
@@ -679,7 +521,7 @@ class Session:
             frame = {"type": "subscribed", "stream": stream, "epoch": head.epoch, "seq": head.top, "recovered": placed.gap is None}
             yield Send(frame)
         if placed.gap:
-            yield _gap_frame(stream, head.epoch, placed.gap)
+            yield Send(placed.gap.frame(stream, head.epoch))
         follow.epoch, follow.sent, follow.top = head.epoch, placed.seq, head.top
         if placed.gap and placed.gap.first is None:
             follow.settled = follow.claimed = 0
@@ -705,7 +547,7 @@ class Session:
                 # Entries were taken out of the middle of the log by hand: said, and never asked for again.
                 yield from self._forward(stream, follow, run, replayed=True)
                 run = []
-                yield _gap_frame(stream, head.epoch, Gap("expired", expected, seq - 1))
+                yield Send(Gap("expired", expected, seq - 1).frame(stream, head.epoch))
                 follow.sent = seq - 1
             run.append(raw)
             expected = seq + 1
@@ -713,14 +555,14 @@ class Session:
             yield from self._looked_back(stream, follow)
         yield from self._forward(stream, follow, run, replayed=True)
         if not events and follow.sent < head.top and head.first <= follow.sent + 1:
-            yield _gap_frame(stream, head.epoch, Gap("expired", follow.sent + 1, head.top))
+            yield Send(Gap("expired", follow.sent + 1, head.top).frame(stream, head.epoch))
             follow.sent = head.top
         if follow.final is not None:
             if follow.watching:
                 follow.watching = follow.watched = False
                 yield Unwatch(stream)
             if follow.acked >= follow.final and stream in self.follows:
-                yield Store(self._finish(stream, follow))
+                yield Store(self._leave(stream))
 
     def _looked_back(self, stream: str, follow: Follow) -> Iterator[Effect]:
         """Everything that the client has was looked at: what it said at `connect` counts as acknowledged from here on."""
@@ -797,19 +639,14 @@ class Session:
         yield Close(code, reason)
 
 
-def _gap_frame(stream: str, epoch: str, gap: Gap) -> Send:
-    frame: dict[str, Any] = {"type": "gap", "stream": stream, "epoch": epoch, "reason": gap.reason}
-    if gap.first is not None:
-        frame |= {"from": gap.first, "to": gap.last}
-    return Send(frame)
+def too_many(stream: str) -> Refused:
+    """Why one more stream is not followed: the client may leave others, and then subscribe to it."""
+    return Refused("rate_limited", f"a session follows {MAX_FOLLOWED} streams at most", facts={"stream": stream})
 
 
 def _cursor(stream: str, text: str) -> Cursor:
     parse_stream(stream, f"cursors.{stream[:64]}")
-    try:
-        return parse_cursor(text)
-    except ValueError as error:
-        raise Refused.field("invalid_frame", f"cursors.{stream}", str(error)) from None
+    return parse_cursor(text, f"cursors.{stream}")
 
 
 def _bytes(effects: list[Effect]) -> int:

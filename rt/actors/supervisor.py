@@ -46,9 +46,6 @@ class Supervisor:
     def actors(self) -> list[Actor[Any]]:
         return list(self._actors)
 
-    def statistics(self) -> dict[str, int]:
-        return {"actors": len(self._actors)}
-
     async def _run(self, life: Coroutine[Any, Any, Ended]) -> Ended:
         ended = await life
         if ended.error is not None:

@@ -13,12 +13,10 @@ from rt.codec import from_json_bytes, to_json_bytes
 from rt.errors import Refused
 from rt.redis import Store
 from rt.settings import BadSettings, Settings
-from rt.tokens import Claims, verify
+from rt.tokens import LEEWAY_S, Claims, verify
 
 #: A page fetches a ticket and opens its WebSocket at once.
 TICKET_TTL_S = 30
-#: Clocks differ: what expired this long ago still counts, as in `rt.tokens.verify`.
-LEEWAY_S = 10.0
 
 _TICKET = re.compile(r"[A-Za-z0-9_-]{43}")
 

@@ -12,7 +12,8 @@ from rt.api.auth import Caller
 from rt.api.problems import responses
 from rt.api.request import IdempotencyKey, JobId, Parts, answer, body, takes
 from rt.errors import Refused
-from rt.jobs.submit import submit
+from rt.jobs.queue import Accepted
+from rt.jobs.submit import named_job, submit
 from rt.streams.log import NOBODY
 
 Status = Literal["queued", "running", "retrying", "completed", "failed", "cancelled"]
@@ -78,9 +79,7 @@ async def submit_job(who: Caller, parts: Parts, new: Annotated[NewJob, body(NewJ
     who.need("jobs:write")
     stream = _one_of("stream", new.stream, new.options.stream)
     key = _one_of("idempotency_key", idempotency_key, new.options.idempotency_key)
-    job = parts.app.jobs.get(new.job)
-    if job is None:
-        raise Refused("unknown_job", f"no job is named {new.job[:64]!r}", details=[{"loc": ["job"], "msg": "unknown"}])
+    job = named_job(parts.app, new.job)
     accepted = await submit(
         parts.queue,
         parts.access,
@@ -99,9 +98,7 @@ async def submit_job(who: Caller, parts: Parts, new: Annotated[NewJob, body(NewJ
         if record is None:
             raise Refused("not_found", "the job that this key has made is forgotten; submit it with another key")
         status = record.status
-    url = _url(accepted.job_id)
-    told = {"job_id": accepted.job_id, "status": status, "stream": accepted.stream, "events_url": f"{url}/events"}
-    return answer(told, 200 if accepted.duplicate else 202, {"Location": url})
+    return accepted_job(accepted, status)
 
 
 @router.get("/v1/jobs", response_model=JobPage, responses=responses(401, 403, 422, 503))
@@ -139,8 +136,11 @@ async def cancel_job(who: Caller, parts: Parts, id: JobId) -> Response:
     return answer({"job_id": id, "status": now}, 200 if before == "cancelled" else 202)
 
 
-def _url(job_id: str) -> str:
-    return f"/v1/jobs/{quote(job_id, safe='')}"
+def accepted_job(accepted: Accepted, status: str) -> Response:
+    """202, or 200 where the same call had made the job before."""
+    url = f"/v1/jobs/{quote(accepted.job_id, safe='')}"
+    told = {"job_id": accepted.job_id, "status": status, "stream": accepted.stream, "events_url": f"{url}/events"}
+    return answer(told, 200 if accepted.duplicate else 202, {"Location": url})
 
 
 def _one_of(name: str, first: str | None, second: str | None) -> str | None:

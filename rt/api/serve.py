@@ -12,7 +12,7 @@ from typing import Any
 import uvicorn
 
 from rt.actors.connection import ConnectionActor
-from rt.actors.session import Draining
+from rt.actors.messages import Draining
 from rt.api.app import create_app
 from rt.api.services import Services
 from rt.api.wire import WebSocketProtocol

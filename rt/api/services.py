@@ -9,6 +9,7 @@ from rt.actors.supervisor import Supervisor
 from rt.app import App
 from rt.jobs.access import Access
 from rt.jobs.janitor import Janitor
+from rt.jobs.letters import DeadLetters
 from rt.jobs.queue import JobQueue
 from rt.redis import Store
 from rt.settings import Settings
@@ -28,6 +29,7 @@ class Services:
     streams: StreamLog
     queue: JobQueue
     access: Access
+    letters: DeadLetters
     commands: Commands
     tail: Tail
     cursors: Cursors
@@ -35,6 +37,11 @@ class Services:
     draining: asyncio.Event = field(default_factory=asyncio.Event)
     #: SSE responses that are open; with the WebSockets they are what `max_connections` bounds.
     sse_open: int = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether nobody new is let in."""
+        return self.draining.is_set() or len(self.supervisor.actors) + self.sse_open >= self.settings.max_connections
 
 
 @asynccontextmanager
@@ -50,6 +57,7 @@ async def open_services(app: App, settings: Settings) -> AsyncIterator[Services]
         streams=streams,
         queue=queue,
         access=Access(store, queue),
+        letters=DeadLetters(store, queue),
         commands=Commands(store),
         tail=Tail(store, streams),
         cursors=Cursors(store, settings),

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from rt.actors import session as s
+from rt.actors import messages as m
 from rt.actors.connection import Authenticate, ConnectionActor, Parts
 from rt.actors.mailbox import MailboxClosed
 from rt.actors.router import Router
@@ -57,8 +57,7 @@ class WebSocketEndpoint:
             metrics.connections_total.labels("origin").inc()
             await _deny(send, 403, "this origin is not allowed")
             return
-        services = self._services
-        if services.draining.is_set() or len(services.supervisor.actors) + services.sse_open >= self._settings.max_connections:
+        if self._services.full:
             metrics.connections_total.labels("full").inc()
             await _deny(send, 503, "no more connections now", retry_after_s=RETRY_AFTER_S)
             return
@@ -75,7 +74,7 @@ class WebSocketEndpoint:
         socket = _Socket(scope, send, msgpack=spoken == MSGPACK)
         token = _token(headers, asked)
         actor = ConnectionActor(f"connection {id(socket):x}", self._parts, socket, msgpack=socket.msgpack, token=token)
-        life = services.supervisor.start(actor)
+        life = self._services.supervisor.start(actor)
         try:
             await self._pump(receive, actor, socket)
         finally:
@@ -98,7 +97,7 @@ class WebSocketEndpoint:
         except MailboxClosed:
             return
 
-    def _decode(self, message: MutableMapping[str, Any], msgpack: bool) -> s.Message:
+    def _decode(self, message: MutableMapping[str, Any], msgpack: bool) -> m.Message:
         text: str | None = message.get("text")
         raw: bytes = message.get("bytes") or b""
         size = len(raw) if text is None else len(text) if text.isascii() else len(text.encode())
@@ -115,15 +114,15 @@ class WebSocketEndpoint:
                     raise Refused("invalid_frame", f"{JSON} has text messages only")
                 decoded = from_json_bytes(text)
         except DecodeError as error:
-            return s.Malformed(Refused("invalid_frame" if msgpack else "invalid_json", str(error)))
+            return m.Malformed(Refused("invalid_frame" if msgpack else "invalid_json", str(error)))
         except TooDeep as error:
-            return s.Malformed(Refused("invalid_frame", str(error)))
+            return m.Malformed(Refused("invalid_frame", str(error)))
         except Refused as error:
-            return s.Malformed(error)
+            return m.Malformed(error)
         for one in decoded if isinstance(decoded, list) else [decoded]:
             kind = one.get("type") if isinstance(one, dict) else None
             metrics.frames_received.labels(kind if isinstance(kind, str) and self._parts.router.knows(kind) else "_other").inc()
-        return s.Received(decoded)
+        return m.Received(decoded)
 
     def _origin_allowed(self, headers: dict[str, str]) -> bool:
         """A browser names the page's origin; other clients name none, and prove themselves with their token alone."""

@@ -9,12 +9,10 @@ import asyncio
 import random
 import time
 from collections.abc import Iterator
-from typing import Any
 
 from fastapi import Response
 from starlette.types import Receive, Scope, Send
 
-from rt.api.auth import LEEWAY_S
 from rt.api.services import Services
 from rt.codec import to_json_bytes
 from rt.cursor import START, Cursor
@@ -22,11 +20,11 @@ from rt.errors import Refused, Unavailable
 from rt.events import is_final, seq_of
 from rt.jobs.job import TERMINAL_STATUSES
 from rt.jobs.queue import JobRecord
-from rt.streams.log import Page, StreamLog
+from rt.streams.log import Page
 from rt.streams.replay import Gap, Head, join, place
 from rt.streams.tail import Live
 from rt.telemetry import metrics
-from rt.tokens import Claims
+from rt.tokens import LEEWAY_S, Claims
 
 #: A comment after this much silence: proxies cut connections that say nothing for 30 to 60 s.
 KEEP_ALIVE_S = 15.0
@@ -41,15 +39,6 @@ _STAY_AWAY = b"retry: 3600000\n\n"
 
 #: More than any seq: "read once more, then it is known".
 _UNKNOWN = 2**53
-
-
-async def read_page(streams: StreamLog, tenant: str, stream: str, after: int, **bounds: int) -> Page:
-    """As `StreamLog.read`, of a stream that is begun where it does not exist, so that its epoch can be named."""
-    page = await streams.read(tenant, stream, after, **bounds)
-    if not page.head.epoch:
-        await streams.open(tenant, [stream])
-        page = await streams.read(tenant, stream, after, **bounds)
-    return page
 
 
 def told(at: Cursor, page: Page) -> Iterator[tuple[Cursor, bytes | Gap]]:
@@ -73,13 +62,6 @@ def told(at: Cursor, page: Page) -> Iterator[tuple[Cursor, bytes | Gap]]:
         yield Cursor(head.epoch, seq), raw
     if not page.events and seq < head.top:
         yield Cursor(head.epoch, head.top), Gap("expired", seq + 1, head.top)
-
-
-def gap_frame(stream: str, epoch: str, gap: Gap) -> dict[str, Any]:
-    frame: dict[str, Any] = {"type": "gap", "stream": stream, "epoch": epoch, "reason": gap.reason}
-    if gap.first is not None:
-        frame |= {"from": gap.first, "to": gap.last}
-    return frame
 
 
 class Feed:
@@ -178,7 +160,7 @@ class Feed:
         self._top = 0  # from here on it is what is announced while the log is read
         out: list[bytes] = []
         try:
-            page = await read_page(self._services.streams, self._tenant, self._stream, self._at.seq)
+            page = await self._services.streams.read_open(self._tenant, self._stream, self._at.seq)
             items = list(told(self._at, page))
             forgotten = any(isinstance(one, Gap) and one.reason == "epoch_changed" for _, one in items) and await self._is_forgotten()
         except Unavailable:
@@ -191,7 +173,7 @@ class Feed:
         for at, one in items:
             if isinstance(one, Gap):
                 metrics.gaps.labels(one.reason).inc()
-                frame = to_json_bytes(gap_frame(self._stream, at.epoch, one))
+                frame = to_json_bytes(one.frame(self._stream, at.epoch))
                 out.append(b"id: %s\nevent: gap\ndata: %s\n\n" % (str(at).encode(), frame))
             else:
                 metrics.events_sent.inc()
@@ -233,8 +215,7 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         services = self._services
-        open_now = services.sse_open + services.supervisor.statistics()["actors"]
-        if services.draining.is_set() or open_now >= services.settings.max_connections:
+        if services.full:
             raise Refused("unavailable", "no more connections now", retry_after_ms=5000)
         services.sse_open += 1
         try:

@@ -11,10 +11,9 @@ from rt.api.auth import Caller
 from rt.api.problems import responses
 from rt.api.request import IdempotencyKey, JobId, NamedStream, Parts, answer, body, takes
 from rt.api.services import Services
-from rt.api.sse import EventStream, gap_frame, read_page, told
+from rt.api.sse import EventStream, told
 from rt.codec import join_json, to_json_bytes
 from rt.cursor import START, Cursor, parse_cursor
-from rt.errors import Refused
 from rt.streams.commands import until_not_busy
 from rt.streams.log import Published
 from rt.streams.replay import Gap
@@ -135,23 +134,24 @@ async def _follow_job(who: Claims, parts: Services, id: str, cursor: Cursor | No
 async def _page(who: Claims, parts: Services, stream: str, after: str, limit: int) -> Response:
     # A bare seq is of whichever epoch counts now.
     bare = after.isascii() and after.isdecimal() and len(after) < 16
-    at = Cursor("", int(after)) if bare else _parse("after", after)
+    given = None if bare else parse_cursor(after, "after")
+    seq = int(after) if given is None else given.seq
     items: list[bytes] = []
     gap: dict[str, Any] | None = None
     for _ in range(2):  # a gap that leads back takes another look
-        page = await read_page(parts.streams, who.tenant, stream, at.seq, count=limit, max_bytes=_PAGE_BYTES)
-        given = Cursor(page.head.epoch, at.seq) if at.seq and not at.epoch else at
-        at = Cursor(page.head.epoch, at.seq)
-        for position, one in told(given, page):
+        page = await parts.streams.read_open(who.tenant, stream, seq, count=limit, max_bytes=_PAGE_BYTES)
+        at = Cursor(page.head.epoch, seq)
+        for position, one in told(given or at, page):
             if not isinstance(one, Gap):
                 items.append(one)
             elif items or gap:
                 break  # the next page begins with it
             else:
-                gap = gap_frame(stream, position.epoch, one)
+                gap = one.frame(stream, position.epoch)
             at = position
         if items or at.seq >= page.head.top:
             break
+        given, seq = at, at.seq
     rest = to_json_bytes(
         {"next": str(at) if at.seq < page.head.top else None, "epoch": page.head.epoch, "top": page.head.top}
         | ({"gap": gap} if gap else {})
@@ -162,15 +162,8 @@ async def _page(who: Claims, parts: Services, stream: str, after: str, limit: in
 def _cursor(last_event_id: str | None, cursor: str | None) -> Cursor | None:
     """The header wins: a browser sends it when it comes back to an address whose cursor is older."""
     if last_event_id:
-        return _parse("Last-Event-ID", last_event_id)
-    return None if cursor is None else _parse("cursor", cursor)
-
-
-def _parse(name: str, text: str) -> Cursor:
-    try:
-        return parse_cursor(text)
-    except ValueError as error:
-        raise Refused.field("invalid_frame", name, str(error)) from None
+        return parse_cursor(last_event_id, "Last-Event-ID")
+    return None if cursor is None else parse_cursor(cursor)
 
 
 def _prefers_json(accept: str) -> bool:

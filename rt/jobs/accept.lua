@@ -1,13 +1,15 @@
 -- Accepts a job: idempotency, queueing and `job.queued` together or not at all.
--- KEYS: log, meta, the submitting session's cursors, queue, arq:job:<id>, index, owner's index, then the records.
--- ARGV: see queue.py. Returns { 'ok' | 'duplicate', '<job id> <1 when a duplicate>' } or { 'conflict' | 'busy' | 'taken' } or { 'full', waiting }.
+-- KEYS: log, meta, the submitting session's cursors, queue, arq:job:<id>, index, owner's index, the dead letter that is run again
+-- (or meta), then the records.
+-- ARGV: see queue.py. Returns { 'ok' | 'duplicate', '<job id> <1 when a duplicate>' } or { 'conflict' | 'busy' | 'taken' | 'gone' }
+-- or { 'full', waiting }.
 local word, id, payload, event = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local keep = { ARGV[5], ARGV[6], ARGV[7] }
 local hash, record_ttl, generation, limit = ARGV[8], ARGV[9], ARGV[10], tonumber(ARGV[11])
 local delay, payload_ttl, wait, tenant = tonumber(ARGV[12]), tonumber(ARGV[13]), tonumber(ARGV[14]), ARGV[15]
-local queue, reports = KEYS[4], ARGV[16]
+local queue, reports, letter = KEYS[4], ARGV[16], KEYS[8] ~= KEYS[2] and KEYS[8]
 if generation ~= '' and redis.call('HGET', KEYS[3], 'generation') ~= generation then return { 'taken' } end
-for k = 8, #KEYS do
+for k = 9, #KEYS do
   local known = redis.call('GET', KEYS[k])
   if known then
     local state, known_hash, answer = string.match(known, '^(%a) (%S+) ?(.*)$')
@@ -16,9 +18,14 @@ for k = 8, #KEYS do
     -- A command that is sent again gets its own answer again; another command with a known key is told "duplicate", and
     -- its own record says so from now on.
     if not string.find(KEYS[k], ':idem:c:', 1, true) then answer = string.match(answer, '^%S+') .. ' 1' end
-    for other = 8, #KEYS do redis.call('SET', KEYS[other], 'd ' .. hash .. ' ' .. answer, 'EX', record_ttl, 'NX') end
+    for other = 9, #KEYS do redis.call('SET', KEYS[other], 'd ' .. hash .. ' ' .. answer, 'EX', record_ttl, 'NX') end
     return { 'duplicate', answer }
   end
+end
+if letter then
+  local again = redis.call('HMGET', letter, 'finished', 'retried_as')
+  if again[2] then return { 'duplicate', again[2] .. ' 1' } end
+  if not again[1] then return { 'gone' } end
 end
 local waiting = redis.call('ZCARD', queue) - redis.call('ZCARD', 'rt:leases:' .. queue)
 if waiting >= limit then return { 'full', waiting } end
@@ -44,6 +51,7 @@ for k = 6, 7 do
   redis.call('EXPIRE', KEYS[k], keep[3])
 end
 if reports ~= '' then redis.call('ZADD', 'rt:announce', now, tenant .. ' ' .. id) end
-for k = 8, #KEYS do redis.call('SET', KEYS[k], 'd ' .. hash .. ' ' .. id .. ' 0', 'EX', record_ttl) end
+if letter then redis.call('HSET', letter, 'retried_as', id) end
+for k = 9, #KEYS do redis.call('SET', KEYS[k], 'd ' .. hash .. ' ' .. id .. ' 0', 'EX', record_ttl) end
 redis.call('PUBLISH', 'rt:doorbell:' .. queue, 'job')
 return { 'ok', id .. ' 0' }

@@ -2,12 +2,13 @@
 
 A subject reads and writes what is its own, and any room. A job is read by its submitter and by whoever may read a
 stream it reports to; it is cancelled by its submitter and by the subject whose session or user stream it reports to.
-What is nobody's (a plain arq client's job) is `admin`'s. Foreign things that exist and things that do not exist get the
-same answer.
+A dead letter is its submitter's. What is nobody's (a plain arq client's job) is `admin`'s. Foreign things that exist
+and things that do not exist get the same answer.
 """
 
 from rt import keys
 from rt.errors import Refused
+from rt.jobs.letters import DeadLetter
 from rt.jobs.queue import JobQueue, JobRecord
 from rt.keys import Stream, parse_stream
 from rt.redis import Store
@@ -50,27 +51,27 @@ class Access:
         """The job's record, when `who` may read it."""
         who.need("jobs:read")
         record = await self._record(who, job_id)
-        if who.has("admin") or (record.owner and record.owner == who.subject):
+        if who.has("streams:read") and any(parse_stream(name).kind == "room" for name in record.reports):
             return record
-        for name in record.reports:
-            stream = parse_stream(name)
-            if (stream.kind == "room" and who.has("streams:read")) or (stream.kind != "room" and await self.owns(who, stream)):
-                return record
-        raise _no_job()
+        if not await self._is_theirs(who, record):
+            raise _no_job()
+        return record
 
     async def control_job(self, who: Claims, job_id: str) -> JobRecord:
         """Cancel and input."""
         who.need("jobs:write")
         record = await self._record(who, job_id)
-        if who.has("admin") or (record.owner and record.owner == who.subject):
+        if await self._is_theirs(who, record):
             return record
-        for name in record.reports:
-            stream = parse_stream(name)
-            if stream.kind != "room" and await self.owns(who, stream):
-                return record
         # Who may read it is told that it may not do this; to others it does not exist.
         await self.read_job(who, job_id)
         raise Refused("forbidden", "this job is not yours to change")
+
+    def letter(self, who: Claims, letter: DeadLetter | None) -> DeadLetter:
+        """The letter, when `who` submitted the job: it holds the input, which readers of a stream that it reported to never saw."""
+        if letter and (who.has("admin") or (letter.owner and letter.owner == who.subject)):
+            return letter
+        raise Refused("not_found", "there is no such dead letter")
 
     async def owns(self, who: Claims, stream: Stream) -> bool:
         """Whether a session:, user: or room: stream is the subject's own; rooms are everybody's."""
@@ -83,6 +84,15 @@ class Access:
                 return await self._owner_of(who, stream) == who.subject or who.has("admin")
             case _:
                 return False
+
+    async def _is_theirs(self, who: Claims, record: JobRecord) -> bool:
+        """Whether somebody has submitted a job, or it reports to a session or user stream of theirs."""
+        if who.has("admin") or (record.owner and record.owner == who.subject):
+            return True
+        for stream in map(parse_stream, record.reports):
+            if stream.kind != "room" and await self.owns(who, stream):
+                return True
+        return False
 
     async def _owner_of(self, who: Claims, stream: Stream) -> str | None:
         owner = await self._store.call("HGET", keys.cursors(who.tenant, stream.id), "owner")

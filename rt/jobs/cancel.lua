@@ -1,9 +1,8 @@
--- Cancels a job. KEYS: meta, queue. ARGV: id, tenant, by, then `ends` of job.lua (9).
+-- Cancels a job. KEYS: meta, queue. ARGV: id, tenant, by, then `ends` of job.lua.
 -- Returns { status before, status now }; { false } when there is no such job. A running job keeps the flag: its next append or
 -- renewal reports it, and a nudge tells its worker at once. A job that waits ends here.
 local queue, id, tenant, by = KEYS[2], ARGV[1], ARGV[2], ARGV[3]
-local ends = {}
-for i = 1, 9 do ends[i] = ARGV[3 + i] end
+local ends = { unpack(ARGV, 4) }
 local m = redis.call('HMGET', KEYS[1], 'status', 'fence', 'cancel')
 if not m[1] then
   -- A plain arq client's job that was never claimed has no meta yet.

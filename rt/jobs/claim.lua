@@ -1,5 +1,5 @@
 -- Claims up to `want` jobs in one round trip: lapsed leases first, then what is due.
--- KEYS: queue. ARGV: want, lease_ms, token, timeout_ms (of jobs that say nothing), then `ends` of job.lua (9).
+-- KEYS: queue. ARGV: want, lease_ms, token, timeout_ms (of jobs that say nothing), then `ends` of job.lua.
 -- Returns { now, next due or 0, waiting, claims }; a claim is { id, payload, tenant, meta field, value, ... }.
 --
 -- A claimed id stays in arq's queue (arq's clients look for it there), parked a day ahead, so that running jobs are
@@ -7,8 +7,7 @@
 -- the attempt is checked against.
 local queue, leases = KEYS[1], 'rt:leases:' .. KEYS[1]
 local want, lease, token = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
-local ends = {}
-for i = 1, 9 do ends[i] = ARGV[4 + i] end
+local ends = { unpack(ARGV, 5) }
 local now = now_ms()
 local function ms(value) return string.format('%.0f', value) end
 local parked = ms(now + 86400000)
@@ -25,7 +24,7 @@ local function claim(id)
   local tenant = job_tenant(payload)
   local log, meta = job_keys(tenant, id)
   if job_over(queue, tenant, id, payload) then return end
-  local m = redis.call('HMGET', meta, 'status', 'tries', 'max', 'cancel', 'deadline', 'started', 'timeout_ms')
+  local m = redis.call('HMGET', meta, 'status', 'tries', 'max', 'cancel', 'deadline', 'started', 'timeout_ms', 'fence')
   if not payload then
     job_end(queue, tenant, id, payload, 'failed', failed_data('expired', 'the payload of the job has expired'), ends)
     return
@@ -49,6 +48,8 @@ local function claim(id)
     job_end(queue, tenant, id, payload, 'failed', failed_data(code, 'not finished in time'), ends)
     return
   end
+  -- Nobody settled the attempt that held the fence.
+  if m[8] then job_note_error(meta, '{"code":"lease_lost","message":"its worker was lost","temporary":true}', now) end
   stream_open(log, meta, ends[1])
   local attempt = redis.call('HINCRBY', meta, 'attempt', 1)
   redis.call('HINCRBY', meta, 'tries', 1)

@@ -65,6 +65,7 @@ class Janitor:
         await self._announce()
         await self._keep_payloads()
         await self._trim()
+        await self._count_letters()
         metrics.queue_depth.set((await self._queue.depth())["waiting"])
 
     async def _announce(self) -> None:
@@ -77,6 +78,11 @@ class Janitor:
                 await self._store.call("ZREM", keys.ANNOUNCE, member)
             else:
                 await self._queue.announce(tenant, record)
+
+    async def _count_letters(self) -> None:
+        """The scripts that end jobs run in any process, also for jobs that no worker had: they count in Redis."""
+        for key, counter in ((keys.LETTERS_KEPT, metrics.dead_letters), (keys.LETTERS_DROPPED, metrics.dead_letters_dropped)):
+            counter.inc(int(await self._store.call("GETDEL", key) or 0))
 
     async def _keep_payloads(self) -> None:
         """A backlog, or a chain of retries, may be older than arq's lifetime of a payload: a page of it a round."""

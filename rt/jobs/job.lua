@@ -8,8 +8,12 @@ local function job_tenant(payload)
 end
 
 -- As `rt.keys.escape`: what a stream name cannot hold is percent-encoded.
+local function escape(text)
+  return (string.gsub(text, '[^A-Za-z0-9._~@+=-]', function(c) return string.format('%%%02X', string.byte(c)) end))
+end
+
 local function job_stream(id)
-  return 'job:' .. string.gsub(id, '[^A-Za-z0-9._~@+=-]', function(c) return string.format('%%%02X', string.byte(c)) end)
+  return 'job:' .. escape(id)
 end
 
 local function job_keys(tenant, id)
@@ -47,8 +51,74 @@ local function job_result(id, result, ttl_ms)
   if tonumber(ttl_ms) > 0 and result ~= '' then redis.call('SET', 'arq:result:' .. id, result, 'PX', ttl_ms) end
 end
 
+-- Remembers why an attempt failed: the newest 20 errors, a line each, in the job's meta, which are returned.
+-- `error` is a JSON object with at least one member.
+local function job_note_error(meta, error, now)
+  local lines = {}
+  for line in string.gmatch(redis.call('HGET', meta, 'errors') or '', '[^\n]+') do lines[#lines + 1] = line end
+  local attempt = redis.call('HGET', meta, 'attempt') or 0
+  lines[#lines + 1] = string.format('{"attempt":%d,"at":%.0f,', attempt, now) .. string.sub(error, 2)
+  local errors = table.concat(lines, '\n', math.max(1, #lines - 19))
+  redis.call('HSET', meta, 'errors', errors)
+  return errors
+end
+
+-- The dead letter of a job, and its tenant's list of them; an owner's own list is `<list>:<owner>`.
+local function letter_keys(tenant, id)
+  return 'rt:' .. tenant .. ':{' .. job_stream(id) .. '}:dead', 'rt:' .. tenant .. ':dead'
+end
+
+local function letter_drop(tenant, id)
+  local letter, list = letter_keys(tenant, id)
+  local owner = redis.call('HGET', letter, 'owner') or ''
+  redis.call('ZREM', list, id)
+  redis.call('ZREM', list .. ':' .. escape(owner), id)
+  return redis.call('DEL', letter)
+end
+
+local letter_fields = { 'job', 'owner', 'reports', 'request_id', 'retry_of', 'timeout_ms', 'max', 'attempt', 'created', 'started' }
+
+-- Keeps a job that ends as failed at `now` as a dead letter; `error` is what ended it.
+-- `bounds` = { age_s, letters of a tenant, bytes of a payload }: letters that are older go, then the oldest above the number.
+local function letter_keep(tenant, id, payload, error, now, bounds)
+  local _, meta = job_keys(tenant, id)
+  local letter, list = letter_keys(tenant, id)
+  local age_s, finished = tonumber(bounds[1]), string.format('%.0f', now)
+  local record = { 'finished', finished, 'errors', job_note_error(meta, error, now) }
+  local function put(field, value)
+    record[#record + 1] = field
+    record[#record + 1] = value
+  end
+  for i, value in ipairs(redis.call('HMGET', meta, unpack(letter_fields))) do
+    if value then put(letter_fields[i], value) end
+  end
+  if payload then
+    put('payload_bytes', #payload)
+    if #payload <= tonumber(bounds[3]) then put('payload', payload) end
+  end
+  letter_drop(tenant, id)  -- of a plain arq client's job that had the same id
+  redis.call('HSET', letter, unpack(record))
+  redis.call('EXPIRE', letter, age_s)
+  local owner = redis.call('HGET', meta, 'owner') or ''
+  for _, one in ipairs({ list, list .. ':' .. escape(owner) }) do
+    redis.call('ZADD', one, finished, id)
+    redis.call('ZREMRANGEBYSCORE', one, '-inf', string.format('%.0f', now - age_s * 1000))
+    redis.call('EXPIRE', one, age_s)
+  end
+  redis.call('INCR', 'rt:dead-kept')
+  local over = redis.call('ZCARD', list) - tonumber(bounds[2])
+  if over > 0 then
+    -- Ten at most: a number that was lowered is reached in steps.
+    for _, old in ipairs(redis.call('ZRANGE', list, 0, math.min(over, 10) - 1)) do
+      letter_drop(tenant, old)
+      redis.call('INCR', 'rt:dead-dropped')
+    end
+  end
+end
+
 -- Ends a job that no attempt can end any more. `data` is the terminal event's data as JSON.
--- `ends` = { word, length, log_ttl_s, meta_ttl_s, result_ttl_ms, cancelled (pickle), cancelled (JSON), failed (pickle), failed (JSON) }.
+-- `ends` = { word, length, log_ttl_s, meta_ttl_s, result_ttl_ms, cancelled (pickle), cancelled (JSON), failed (pickle), failed (JSON),
+-- then the bounds of letters (3) }.
 local function job_end(queue, tenant, id, payload, status, data, ends)
   if job_over(queue, tenant, id, payload) then return end
   local log, meta = job_keys(tenant, id)
@@ -60,7 +130,11 @@ local function job_end(queue, tenant, id, payload, status, data, ends)
   local epoch, seq = stream_open(log, meta, ends[1])
   stream_add(log, meta, epoch, seq, { event }, { ends[2], ends[3], ends[4] })
   redis.call('HSET', meta, 'status', status, 'finished', string.format('%.0f', now))
-  if status == 'failed' then redis.call('HSET', meta, 'error', (string.match(data, '^{"error":(.*)}$'))) end
+  if status == 'failed' then
+    local error = string.match(data, '^{"error":(.*)}$')
+    redis.call('HSET', meta, 'error', error)
+    letter_keep(tenant, id, payload, error, now, { ends[10], ends[11], ends[12] })
+  end
   redis.call('HDEL', meta, 'fence')
   -- The result is in the codec of whoever enqueued it.
   local at = status == 'cancelled' and 6 or 8

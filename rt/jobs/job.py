@@ -95,9 +95,10 @@ class JobDef:
             first = details[0]
             raise Refused("invalid_input", f"{'.'.join(first['loc'])}: {first['msg']}", details=details) from None
 
-    def parameters(self) -> list[str]:
-        """The inputs' names in the function's order, for positional arguments of plain arq clients."""
-        return list(self.model.model_fields)
+    def named(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Positional arguments of a plain arq client under their names; too many of them become a name that no job has."""
+        names = list(self.model.model_fields)
+        return {names[i] if i < len(names) else f"argument {i + 1}": value for i, value in enumerate(args)} | kwargs
 
 
 def define(name: str, function: Callable[..., Any], **options: Any) -> JobDef:
@@ -171,6 +172,11 @@ def failure(error: BaseException) -> dict[str, Any]:
     if isinstance(error, JobError):
         return error.data()
     return {"code": "internal", "message": f"the job raised {type(error).__name__}", "temporary": False}
+
+
+def brief(error: dict[str, Any]) -> dict[str, Any]:
+    """An `error` member as a dead letter keeps it: a job may fail with a long text, and many times."""
+    return {"code": str(error.get("code"))[:64], "message": str(error.get("message"))[:1000], "temporary": bool(error.get("temporary"))}
 
 
 def outcome_of(error: BaseException, job: JobDef, tries: int) -> Failed | Retrying:

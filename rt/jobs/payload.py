@@ -99,7 +99,11 @@ def encode_result(
     try:
         return pickle.dumps(record)
     except Exception:  # what a job returns need not be picklable: its JSON form is
-        return pickle.dumps(record | {"r": from_json_bytes(to_json_bytes(result)) if success else RuntimeError(type(result).__name__)})
+        record["r"] = from_json_bytes(to_json_bytes(result)) if success else RuntimeError(type(result).__name__)
+    try:
+        return pickle.dumps(record)
+    except RecursionError:  # arguments may be nested deeper than the pickler goes, though not its reader: then they are left out
+        return pickle.dumps(record | {"a": (), "k": {}})
 
 
 def _as_exception(error: BaseException, codec: Codec) -> Any:

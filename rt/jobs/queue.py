@@ -6,10 +6,10 @@ attempt, fence, result, where the job is announced) stands in the meta of the jo
 
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from arq.constants import job_key_prefix
 
@@ -24,6 +24,8 @@ from rt.redis import Store, load_script
 from rt.settings import Settings
 from rt.streams.log import NOBODY, RECORD_TTL_S, Authorship, StreamLog, check_verdict
 from rt.telemetry import metrics
+
+T = TypeVar("T")
 
 ACCEPT = load_script("streams/stream", "jobs/job", "jobs/accept")
 CANCEL = load_script("streams/stream", "jobs/job", "jobs/cancel")
@@ -45,6 +47,8 @@ class NewJob:
     by: Authorship = NOBODY
     delay_s: float = 0.0
     timeout_s: float | None = None
+    #: The job whose dead letter is run again: accepted once for each letter.
+    retry_of: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +87,12 @@ class JobRecord:
             "job": self.job,
             "status": self.status,
             "attempt": self.attempt,
-            "created_at": _rfc3339(self.created_ms),
+            "created_at": rfc3339(self.created_ms),
         }
         if self.started_ms:
-            out["started_at"] = _rfc3339(self.started_ms)
+            out["started_at"] = rfc3339(self.started_ms)
         if self.finished_ms:
-            out["finished_at"] = _rfc3339(self.finished_ms)
+            out["finished_at"] = rfc3339(self.finished_ms)
         if self.status == "completed":
             out["result"] = self.result
         if self.error is not None:
@@ -98,7 +102,7 @@ class JobRecord:
         return out
 
 
-def _rfc3339(ms: int) -> str:
+def rfc3339(ms: int) -> str:
     return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
@@ -114,12 +118,14 @@ class JobQueue:
 
     def ends(self) -> list[Any]:
         """What `job.lua` needs to end a job by itself."""
-        return [new_epoch(), *self._streams.keep("job:-"), self._settings.keep_result_s * 1000, *self._results]
+        result_ttl_ms = self._settings.keep_result_s * 1000
+        return [new_epoch(), *self._streams.keep("job:-"), result_ttl_ms, *self._results, *letter_bounds(self._settings)]
 
     async def accept(self, new: NewJob, *, hash: str = "-", records: Iterable[str] = (), job_id: str | None = None) -> Accepted:
         """Queues a job with its `job.queued`, once for each of `records`; from its return the job reaches a terminal event.
 
-        Raises Refused: "queue_full" with a delay, "conflict" when a record was made by another request, TakenOver.
+        Raises Refused: "queue_full" with a delay, "conflict" when a record was made by another request, "not_found" when the
+        letter that it runs again is gone, TakenOver.
         """
         id = job_id or new_job_id()
         stream = keys.job_stream(id)
@@ -140,6 +146,7 @@ class JobQueue:
                 job_key_prefix + id,
                 keys.jobs(new.tenant),
                 keys.jobs_of(new.tenant, new.owner),
+                keys.letter(new.tenant, new.retry_of) if new.retry_of else meta,
                 *records,
             ],
             [
@@ -161,10 +168,13 @@ class JobQueue:
                 " ".join(new.reports),
                 *("job", new.job.name, "owner", new.owner, "session", new.by.session, "request_id", new.request_id),
                 *("max", new.job.max_attempts, "timeout_ms", int(timeout_s * 1000)),
+                *(("retry_of", new.retry_of) if new.retry_of else ()),
             ],
         )
         if reply[0] == b"full":
             raise Refused("queue_full", f"{int(reply[1])} jobs are waiting; try again later", retry_after_ms=1000)
+        if reply[0] == b"gone":
+            raise Refused("not_found", "there is no such dead letter")
         if check_verdict(reply[0]) == "ok":
             metrics.jobs_accepted.labels(new.job.name).inc()
         found, _, duplicate = reply[1].decode().partition(" ")
@@ -189,7 +199,7 @@ class JobQueue:
     async def get(self, tenant: str, job_id: str) -> JobRecord | None:
         """A job's record, or None. A plain arq client's job is known from its payload until a worker has it."""
         reply = await self._store.call("HGETALL", keys.meta(tenant, keys.job_stream(job_id)))
-        fields = _fields(reply)
+        fields = hash_fields(reply)
         if "status" in fields:
             return _record(job_id, fields)
         if tenant != keys.DEFAULT_TENANT:
@@ -219,26 +229,13 @@ class JobQueue:
 
         `after` is such a cursor: raises Refused("invalid_frame") for anything else. At most 2,000 jobs are looked at.
         """
-        index = keys.jobs(tenant) if owner is None else keys.jobs_of(tenant, owner)
-        below, skip = _list_cursor(after)
-        found: list[JobRecord] = []
-        looked = 0
-        while looked < 2000:
-            page = await self._store.call("ZRANGE", index, below, "-inf", "BYSCORE", "REV", "LIMIT", skip, 100, "WITHSCORES")
-            if not page:
-                return found, None
-            ids, scores = [one.decode() for one in page[::2]], [int(float(one)) for one in page[1::2]]
-            for id, score in zip(ids, scores, strict=True):
-                record = await self.get(tenant, id)
-                looked += 1
-                # The cursor is a time and how many of that very millisecond were seen: ids need no order.
-                skip = skip + 1 if str(score) == below else 1
-                below = str(score)
-                if record and (status is None or record.status == status) and (job is None or record.job == job):
-                    found.append(record)
-                    if len(found) == limit:
-                        return found, f"{below}.{skip}"
-        return found, f"{below}.{skip}"
+
+        async def wanted(id: str) -> JobRecord | None:
+            record = await self.get(tenant, id)
+            fits = record and (status is None or record.status == status) and (job is None or record.job == job)
+            return record if fits else None
+
+        return await newest(self._store, keys.jobs(tenant) if owner is None else keys.jobs_of(tenant, owner), wanted, limit, after)
 
     async def cancel(self, tenant: str, job_id: str, by: str) -> tuple[str, str]:
         """`(status before, status now)`: a waiting job is cancelled at once, a running one within its next write or renewal.
@@ -265,7 +262,42 @@ def new_job_id() -> str:
     return secrets.token_hex(12)
 
 
-def _fields(reply: list[bytes]) -> dict[str, bytes]:
+def letter_bounds(settings: Settings) -> tuple[int, int, int]:
+    """What bounds dead letters, as `job.lua` takes it: age in s, letters of a tenant, bytes of a payload."""
+    return settings.dead_letter_age_s, settings.dead_letter_length, events.MAX_EVENT_BYTES
+
+
+async def newest(
+    store: Store, index: str, load: Callable[[str], Awaitable[T | None]], limit: int, after: str | None
+) -> tuple[list[T], str | None]:
+    """A page of what stands in a sorted set by time, newest first, and the cursor of the next page or None.
+
+    `load` makes an item of a member, or None to leave it out; at most 2,000 members are looked at. Raises
+    Refused("invalid_frame") when `after` is no such cursor.
+    """
+    below, skip = _list_cursor(after)
+    found: list[T] = []
+    looked = 0
+    while looked < 2000:
+        page = await store.call("ZRANGE", index, below, "-inf", "BYSCORE", "REV", "LIMIT", skip, 100, "WITHSCORES")
+        if not page:
+            return found, None
+        # An id of a plain arq client that is no text cannot be named: nothing is found under what it decodes to.
+        ids, scores = [one.decode(errors="replace") for one in page[::2]], [int(float(one)) for one in page[1::2]]
+        for id, score in zip(ids, scores, strict=True):
+            item = await load(id)
+            looked += 1
+            # The cursor is a time and how many of that very millisecond were seen: ids need no order.
+            skip = skip + 1 if str(score) == below else 1
+            below = str(score)
+            if item is not None:
+                found.append(item)
+                if len(found) == limit:
+                    return found, f"{below}.{skip}"
+    return found, f"{below}.{skip}"
+
+
+def hash_fields(reply: list[bytes]) -> dict[str, bytes]:
     return {reply[i].decode(): reply[i + 1] for i in range(0, len(reply), 2)}
 
 

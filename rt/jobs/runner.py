@@ -17,10 +17,11 @@ from rt.codec import from_json_bytes, to_json_bytes
 from rt.cursor import new_epoch
 from rt.errors import JobError, Refused
 from rt.jobs.context import JobContext
-from rt.jobs.job import Cancelled, Completed, Failed, HandedBack, JobDef, Lost, Outcome, Past, Retrying, outcome_of
+from rt.jobs.job import Cancelled, Completed, Failed, HandedBack, JobDef, Lost, Outcome, Past, Retrying, brief, outcome_of
 from rt.jobs.models import LanguageModel
 from rt.jobs.outlet import Outlet
 from rt.jobs.payload import BadPayload, Payload, decode_job, encode_result
+from rt.jobs.queue import letter_bounds
 from rt.redis import Store, insist, load_script
 from rt.settings import Settings
 from rt.streams.log import Appended, StreamLog
@@ -151,7 +152,7 @@ class Runner:
             if job is None:
                 return Failed({"code": "unknown_job", "message": f"no job named {payload.function!r} is registered", "temporary": False})
             try:
-                input = job.check(_named(job, payload))
+                input = job.check(job.named(payload.args, payload.kwargs))
             except Refused as error:
                 return Failed({"code": "invalid_input", "message": error.message, "temporary": False})
             past = Past()
@@ -277,7 +278,9 @@ class Runner:
             args = [
                 *(new_epoch(), claim.id, claim.tenant, claim.text("fence"), kind, *self._streams.keep("job:-"), delay_ms),
                 *(b"" if one is None and not (kind == "completed" and i == 0) else to_json_bytes(one) for i, one in enumerate(parts)),
-                *(arq_result, self._settings.keep_result_s * 1000, len(batch), *batch),
+                *(arq_result, self._settings.keep_result_s * 1000),
+                to_json_bytes(brief(data["error"])) if data and "error" in data else b"",
+                *(*letter_bounds(self._settings), len(batch), *batch),
             ]
             # Sent again it is recognised by its fence and kind, and does nothing twice.
             reply = await insist("settle", self._store.run, SETTLE, names, args)
@@ -327,13 +330,6 @@ class Runner:
 
 def _refused(said: Appended) -> Outcome:
     return Cancelled(said.by) if said.verdict == "cancelled" else Lost()
-
-
-def _named(job: JobDef, payload: Payload) -> dict[str, Any]:
-    """Positional arguments of a plain arq client under their names; too many of them become a name that no job has."""
-    names = job.parameters()
-    named = {names[i] if i < len(names) else f"argument {i + 1}": value for i, value in enumerate(payload.args)}
-    return named | payload.kwargs
 
 
 def _as_past(checkpoint: Any, standing: list[tuple[int, dict[str, Any]]]) -> Past:

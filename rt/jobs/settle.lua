@@ -1,6 +1,6 @@
 -- Ends one run: its last events, the job's status and everything of the queue's, at one instant.
 -- KEYS: log, meta, queue. ARGV: word, id, tenant, fence, kind, length, log_ttl_s, meta_ttl_s, delay_ms, result (JSON),
--- error (JSON), usage (JSON), arq's result, its ttl_ms, number of events, events...
+-- error (JSON), usage (JSON), arq's result, its ttl_ms, the error in short (JSON), the bounds of letters (3), number of events, events...
 -- kind: completed, failed, cancelled, retrying, handed_back.
 -- Returns { 'ok' } or { 'fenced' } or { 'cancelled', by } (then it must be settled as cancelled).
 local log, meta, queue = KEYS[1], KEYS[2], KEYS[3]
@@ -12,7 +12,7 @@ if m[1] ~= fence then
 end
 if m[2] and kind ~= 'cancelled' then return { 'cancelled', m[2] } end
 local events = {}
-for i = 1, tonumber(ARGV[15]) do events[i] = ARGV[15 + i] end
+for i = 1, tonumber(ARGV[19]) do events[i] = ARGV[19 + i] end
 local epoch, seq = stream_open(log, meta, ARGV[1])
 if #events > 0 then stream_add(log, meta, epoch, seq, events, { ARGV[6], ARGV[7], ARGV[8] }) end
 local now = now_ms()
@@ -23,6 +23,9 @@ if ended[kind] then
   for field, at in pairs({ result = 10, error = 11, usage = 12 }) do
     if ARGV[at] ~= '' then redis.call('HSET', meta, field, ARGV[at]) end
   end
+  if kind == 'failed' then
+    letter_keep(tenant, id, redis.call('GET', 'arq:job:' .. id), ARGV[15], now, { ARGV[16], ARGV[17], ARGV[18] })
+  end
   job_result(id, ARGV[13], ARGV[14])
   job_clear(queue, tenant, id)
   return { 'ok' }
@@ -31,6 +34,7 @@ redis.call('DEL', 'arq:in-progress:' .. id)
 redis.call('ZREM', 'rt:leases:' .. queue, id)
 if kind == 'retrying' then
   redis.call('HSET', meta, 'status', 'retrying', 'restart', 'error', 'error', ARGV[11])
+  job_note_error(meta, ARGV[15], now)
   redis.call('ZADD', queue, string.format('%.0f', now + tonumber(ARGV[9])), id)
 else
   -- A deploy took the run away: back to its place at the head of the queue, and not counted.

@@ -3,6 +3,7 @@
 from typing import Any
 
 from rt import keys
+from rt.app import App
 from rt.errors import Refused, Unavailable
 from rt.jobs.access import Access
 from rt.jobs.job import JobDef
@@ -20,6 +21,14 @@ MAX_TIMEOUT_S = 86_400
 def submit_hash(job: str, input: Any, stream: str | None, delay_s: float, timeout_s: float | None) -> str:
     """What makes two submissions the same, over HTTP and WebSocket alike."""
     return request_hash(["job", job, input, stream, delay_s, timeout_s])
+
+
+def named_job(app: App, name: str) -> JobDef:
+    """The definition of a job that a client asks for. Raises Refused("unknown_job")."""
+    job = app.jobs.get(name)
+    if job is None:
+        raise Refused("unknown_job", f"no job is named {name[:64]!r}", details=[{"loc": ["job"], "msg": "unknown"}])
+    return job
 
 
 async def submit(

@@ -1,8 +1,7 @@
 -- The janitor's look at a queue: ends what must end also when no worker is alive. Each step is repeatable.
--- KEYS: queue. ARGV: most of each, then `ends` of job.lua (9). Returns how many jobs it ended.
+-- KEYS: queue. ARGV: most of each, then `ends` of job.lua. Returns how many jobs it ended.
 local queue, most = KEYS[1], tonumber(ARGV[1])
-local ends, count = {}, 0
-for i = 1, 9 do ends[i] = ARGV[1 + i] end
+local ends, count = { unpack(ARGV, 2) }, 0
 local now = string.format('%.0f', now_ms())
 
 local function finish(tenant, id, payload, status, data)

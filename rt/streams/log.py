@@ -129,6 +129,14 @@ class StreamLog:
         reply = await self._store.run(READ, [keys.log(tenant, stream), keys.meta(tenant, stream)], [after, count, max_bytes])
         return Page(_head(reply), reply[5:])
 
+    async def read_open(self, tenant: str, stream: str, after: int, *, count: int = PAGE_EVENTS, max_bytes: int = PAGE_BYTES) -> Page:
+        """As `read`, but a stream that does not exist is begun, so that the page's epoch can be named."""
+        page = await self.read(tenant, stream, after, count=count, max_bytes=max_bytes)
+        if not page.head.epoch:
+            await self.open(tenant, [stream])
+            page = await self.read(tenant, stream, after, count=count, max_bytes=max_bytes)
+        return page
+
     async def heads(self, tenant: str, streams: Sequence[str]) -> dict[str, Head]:
         """The heads of many streams; one that does not exist has epoch ""."""
         out: dict[str, Head] = {}

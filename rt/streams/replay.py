@@ -7,7 +7,7 @@ that can really be read.
 """
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from rt.cursor import Cursor
 
@@ -39,6 +39,13 @@ class Gap:
     reason: Reason
     first: int | None = None
     last: int | None = None
+
+    def frame(self, stream: str, epoch: str) -> dict[str, Any]:
+        """The `gap` frame of the protocol; `epoch` is the one that counts from now on."""
+        out: dict[str, Any] = {"type": "gap", "stream": stream, "epoch": epoch, "reason": self.reason}
+        if self.first is not None:
+            out |= {"from": self.first, "to": self.last}
+        return out
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from rt import keys
+from rt.actors import messages as m
 from rt.actors import session as s
 from rt.actors.actor import Ended
 from rt.actors.caller import Connection
@@ -125,7 +126,7 @@ class Client:
         self.closed, self.aborted = (code, reason), True
 
     async def say(self, *frames: Any) -> None:
-        await self.actor.receive(s.Received(list(frames) if len(frames) > 1 else frames[0]))
+        await self.actor.receive(m.Received(list(frames) if len(frames) > 1 else frames[0]))
 
     async def until(self, true: Callable[[], Any]) -> Any:
         async with asyncio.timeout(20):
@@ -363,6 +364,19 @@ async def test_commands_are_answered_in_the_order_in_which_they_came(web: Web) -
     assert ids == [one["id"] for one in commands]
 
 
+async def test_a_job_that_was_left_does_not_come_back_even_when_the_process_dies_at_once(web: Web, store: Store) -> None:
+    client = await web.connected()
+    own = keys.session_stream(client.actor.session.id)
+    job = (await client.answer({"type": "job.submit", "id": "s", "job": "words", "input": {"text": "hi"}}))["data"]["stream"]
+    created = await client.get("job.created", stream=own)
+    await client.answer({"type": "unsubscribe", "id": "u", "stream": job})
+    stored = await store.call("HGET", keys.cursors("-", client.actor.session.id), f"d:{job}")
+    assert stored.decode() == f"{own} {created['seq']}"
+    resumed = await web.connected(session=client.actor.session.id, cursors={own: "0"})
+    await resumed.get("job.created", stream=own)
+    assert job not in resumed.actor.session.follows
+
+
 async def test_a_command_that_is_sent_again_gets_the_same_answer_and_takes_effect_once(web: Web, streams: StreamLog) -> None:
     first = await web.connected()
     submit = {"type": "job.submit", "id": "s", "job": "words", "input": {"text": "hi"}}
@@ -551,7 +565,7 @@ async def test_memory_is_bounded_while_a_client_does_not_read_and_it_gets_everyt
     await publish(streams, "room:a", 100, 1000)
     await eventually(lambda: client.actor.session.follows["room:a"].top == 200)
     assert client.actor.outbox.waiting < 80_000
-    assert client.actor.mailbox.statistics().depth <= web.parts.settings.mailbox + 1
+    assert client.actor.mailbox.depth <= web.parts.settings.mailbox + 1
     client.free.set()
     await client.until(lambda: len(client.events("room:a")) == 200)
     assert [one["seq"] for one in client.events("room:a")] == list(range(1, 201))
@@ -660,7 +674,7 @@ async def test_a_read_that_fails_as_no_read_should_closes_with_4006_and_leaves_n
 
 async def test_draining_says_reconnect_and_closes_with_4000(web: Web) -> None:
     client = await web.connected()
-    client.actor.tell(s.Draining(250, 0.01))
+    client.actor.tell(m.Draining(250, 0.01))
     assert (await client.get("reconnect"))["delay_ms"] == 250
     await client.ended()
     assert client.closed is not None

@@ -20,12 +20,12 @@ async def test_messages_come_out_in_the_order_in_which_they_went_in() -> None:
     assert [await box.get() for _ in range(4)] == [0, 1, 2, 3]
 
 
-async def test_a_full_mailbox_refuses_those_who_do_not_wait_and_counts_them() -> None:
+async def test_a_full_mailbox_refuses_those_who_do_not_wait() -> None:
     box: Mailbox[int] = Mailbox(1)
     box.put_nowait(1)
     with pytest.raises(MailboxFull):
         box.put_nowait(2)
-    assert box.statistics().refused == 1
+    assert box.depth == 1
     assert await box.get() == 1
 
 
@@ -71,7 +71,7 @@ async def test_room_that_a_cancelled_writer_was_offered_goes_to_the_next_one() -
     await asyncio.gather(leaving, return_exceptions=True)
     await asyncio.wait_for(staying, 5)
     assert await box.get() == "staying"
-    assert box.statistics().depth == 0
+    assert box.depth == 0
 
 
 async def test_a_cancelled_reader_loses_nothing() -> None:
@@ -109,11 +109,3 @@ async def test_close_wakes_a_reader_and_every_writer() -> None:
     for task in (reader, *writers):
         with pytest.raises(MailboxClosed):
             await asyncio.wait_for(task, 5)
-
-
-async def test_statistics_tell_depth_capacity_and_the_highest_it_has_been() -> None:
-    box: Mailbox[int] = Mailbox(3)
-    box.put_nowait(1)
-    box.put_nowait(2)
-    await box.get()
-    assert box.statistics() == (1, 3, 2, 1, 0)

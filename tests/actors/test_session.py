@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from rt import events
+from rt.actors import messages as m
 from rt.actors import session as s
 from rt.actors.frames import Submit, Subscribe
 from rt.actors.router import Handled, Router
@@ -21,7 +22,7 @@ from rt.streams.replay import NOTHING, Head
 from rt.streams.sessions import Known
 from rt.streams.sessions import Session as StoredSession
 from rt.streams.tail import Live
-from rt.tokens import Claims
+from rt.tokens import LEEWAY_S, Claims
 
 OWN, USER, ROOM, JOB = "session:s", "user:u", "room:a", "job:j"
 PLENTY = 1 << 20
@@ -68,22 +69,22 @@ class Driven:
         self.session = s.Session(ROUTER, config or s.Config(), 0.0)
         self.now = 0.0
         self.room = PLENTY
-        self.effects: list[s.Effect] = []
+        self.effects: list[m.Effect] = []
         self.stored: dict[str, str] = {}
         self.furthest = ""
 
-    def feed(self, message: s.Message) -> list[s.Effect]:
+    def feed(self, message: m.Message) -> list[m.Effect]:
         done = self.session.handle(message, self.now, self.room)
         self.effects += done
         for one in done:
-            if isinstance(one, s.Store):
+            if isinstance(one, m.Store):
                 self.stored |= one.fields
                 self.furthest = one.furthest or self.furthest
         return done
 
     def receive(self, *frames: Any) -> list[dict[str, Any]]:
         """What the client is sent in answer to one message."""
-        return sent(self.feed(s.Received(list(frames) if len(frames) > 1 else frames[0])))
+        return sent(self.feed(m.Received(list(frames) if len(frames) > 1 else frames[0])))
 
     def open(
         self,
@@ -96,48 +97,48 @@ class Driven:
         missing: Iterable[str] = (),
         expires_in_s: float = 3600,
         watch: bool = True,
-    ) -> list[s.Effect]:
+    ) -> list[m.Effect]:
         """A connect that went well. `known` is what the session's hash holds, `given` what the client says."""
         stored = StoredSession("s", 7, resumed, done=done or {})
         for stream, text in (known or {}).items():
             cursor, *origin = text.split(" ")
             stored.cursors[stream] = Known(parse_cursor(cursor), (origin[0], int(origin[1])) if origin else None)
         frame: dict[str, Any] = {"type": "connect", "token": "t", "session": "s", "cursors": given or {}}
-        [asked] = self.feed(s.Received(frame))
-        assert isinstance(asked, s.Open)
+        [asked] = self.feed(m.Received(frame))
+        assert isinstance(asked, m.Open)
         all_heads = {OWN: head("o", 0), USER: head("u", 0)} | (heads or {})
         claims = Claims("u", "-", frozenset(), 5000.0)
-        effects = self.feed(s.Opened(stored, claims, expires_in_s, asked.cursors, all_heads, frozenset(missing)))
+        effects = self.feed(m.Opened(stored, claims, expires_in_s, asked.cursors, all_heads, frozenset(missing)))
         if watch:
             self.watch(effects)
         return effects
 
-    def watch(self, effects: Iterable[s.Effect] | None = None) -> None:
+    def watch(self, effects: Iterable[m.Effect] | None = None) -> None:
         """Subscribes to what is to be watched, and answers the reads of streams that hold nothing new."""
         for one in list(self.effects if effects is None else effects):
-            if isinstance(one, s.Watch):
-                for read in self.feed(s.Watched(one.stream)):
-                    if isinstance(read, s.Read) and (follow := self.session.follows[read.stream]).epoch and follow.top == follow.sent:
+            if isinstance(one, m.Watch):
+                for read in self.feed(m.Watched(one.stream)):
+                    if isinstance(read, m.Read) and (follow := self.session.follows[read.stream]).epoch and follow.top == follow.sent:
                         seen = [] if follow.seen is None else [entry(read.stream, follow.sent)] * (follow.sent > 0)
-                        self.feed(s.PageRead(read.stream, read.ticket, Page(head(follow.epoch, follow.top), seen)))
+                        self.feed(m.PageRead(read.stream, read.ticket, Page(head(follow.epoch, follow.top), seen)))
 
-    def read(self, stream: str) -> s.Read:
+    def read(self, stream: str) -> m.Read:
         """The read of this stream that was asked for last."""
-        return [one for one in self.effects if isinstance(one, s.Read) and one.stream == stream][-1]
+        return [one for one in self.effects if isinstance(one, m.Read) and one.stream == stream][-1]
 
-    def page(self, stream: str, at: Head, found: list[bytes]) -> list[s.Effect]:
-        return self.feed(s.PageRead(stream, self.read(stream).ticket, Page(at, found)))
+    def page(self, stream: str, at: Head, found: list[bytes]) -> list[m.Effect]:
+        return self.feed(m.PageRead(stream, self.read(stream).ticket, Page(at, found)))
 
-    def news(self, stream: str, epoch: str, found: list[bytes]) -> list[s.Effect]:
+    def news(self, stream: str, epoch: str, found: list[bytes]) -> list[m.Effect]:
         first = events.seq_of(found[0])
-        return self.feed(s.News(stream, Live(epoch, first, first + len(found) - 1, found)))
+        return self.feed(m.News(stream, Live(epoch, first, first + len(found) - 1, found)))
 
-    def check(self, stream: str, at: Head) -> list[s.Effect]:
-        return self.feed(s.Checked(stream, at))
+    def check(self, stream: str, at: Head) -> list[m.Effect]:
+        return self.feed(m.Checked(stream, at))
 
-    def tick(self, at: float) -> list[s.Effect]:
+    def tick(self, at: float) -> list[m.Effect]:
         self.now = at
-        return self.feed(s.Tick())
+        return self.feed(m.Tick())
 
     def ack(self, **cursors: Any) -> list[dict[str, Any]]:
         return self.receive({"type": "ack", "cursors": {name.replace("_", ":"): value for name, value in cursors.items()}})
@@ -146,28 +147,28 @@ class Driven:
         return self.session.follows[stream].acked
 
 
-def sent(effects: Iterable[s.Effect]) -> list[dict[str, Any]]:
-    return [one.frame for one in effects if isinstance(one, s.Send)]
+def sent(effects: Iterable[m.Effect]) -> list[dict[str, Any]]:
+    return [one.frame for one in effects if isinstance(one, m.Send)]
 
 
-def seqs(effects: Iterable[s.Effect]) -> list[int]:
-    return [events.seq_of(raw) for one in effects if isinstance(one, s.Forward) for raw in one.events]
+def seqs(effects: Iterable[m.Effect]) -> list[int]:
+    return [events.seq_of(raw) for one in effects if isinstance(one, m.Forward) for raw in one.events]
 
 
-def reads(effects: Iterable[s.Effect]) -> list[tuple[str, int]]:
-    return [(one.stream, one.after) for one in effects if isinstance(one, s.Read)]
+def reads(effects: Iterable[m.Effect]) -> list[tuple[str, int]]:
+    return [(one.stream, one.after) for one in effects if isinstance(one, m.Read)]
 
 
-def closes(effects: Iterable[s.Effect]) -> list[int]:
-    return [one.code for one in effects if isinstance(one, s.Close)]
+def closes(effects: Iterable[m.Effect]) -> list[int]:
+    return [one.code for one in effects if isinstance(one, m.Close)]
 
 
-def runs(effects: Iterable[s.Effect]) -> list[Any]:
-    return [one.command for one in effects if isinstance(one, s.Run)]
+def runs(effects: Iterable[m.Effect]) -> list[Any]:
+    return [one.command for one in effects if isinstance(one, m.Run)]
 
 
-def watches(effects: Iterable[s.Effect]) -> list[str]:
-    return [one.stream for one in effects if isinstance(one, s.Watch)]
+def watches(effects: Iterable[m.Effect]) -> list[str]:
+    return [one.stream for one in effects if isinstance(one, m.Watch)]
 
 
 def in_room(top: int, **more: Any) -> Driven:
@@ -210,14 +211,14 @@ def test_a_new_session_is_stored_with_where_it_begins_and_its_streams_are_watche
     effects = it.open({USER: head("u", 4)}, known={USER: "u:3"}, resumed=False, watch=False)
     assert watches(effects) == [OWN, USER]
     assert {key: it.stored[key] for key in (f"c:{OWN}", f"c:{USER}")} == {f"c:{OWN}": "o:0", f"c:{USER}": "u:3"}
-    assert reads(it.feed(s.Watched(USER))) == [(USER, 3)]
+    assert reads(it.feed(m.Watched(USER))) == [(USER, 3)]
 
 
 def test_nothing_is_read_before_announcements_are_certain_to_arrive() -> None:
     it = Driven()
     effects = it.open({USER: head("u", 4)}, watch=False)
     assert reads(effects) == []
-    assert reads(it.feed(s.Watched(USER))) == [(USER, 0)]
+    assert reads(it.feed(m.Watched(USER))) == [(USER, 0)]
 
 
 def test_cursors_of_a_session_that_is_unknown_count_for_nothing() -> None:
@@ -244,15 +245,15 @@ def test_a_connect_with_a_bad_cursor_names_it_and_may_be_sent_again(cursor: str)
     it = Driven()
     [error] = it.receive({"type": "connect", "cursors": {ROOM: cursor}})
     assert error["details"][0]["loc"] == ["cursors", ROOM]
-    assert isinstance(it.feed(s.Received({"type": "connect"}))[0], s.Open)
+    assert isinstance(it.feed(m.Received({"type": "connect"}))[0], m.Open)
 
 
 def test_what_comes_in_one_array_with_connect_follows_it() -> None:
     it = Driven()
-    effects = it.feed(s.Received([{"type": "connect"}, {"type": "ping"}, {"type": "subscribe", "id": "1", "stream": ROOM}]))
-    assert [type(one) for one in effects] == [s.Open]
+    effects = it.feed(m.Received([{"type": "connect"}, {"type": "ping"}, {"type": "subscribe", "id": "1", "stream": ROOM}]))
+    assert [type(one) for one in effects] == [m.Open]
     heads = {OWN: head("o", 0), USER: head("u", 0)}
-    effects = it.feed(s.Opened(StoredSession("s", 1, False), Claims("u", "-", frozenset(), 1), 60, {}, heads, frozenset()))
+    effects = it.feed(m.Opened(StoredSession("s", 1, False), Claims("u", "-", frozenset(), 1), 60, {}, heads, frozenset()))
     assert [one["type"] for one in sent(effects)] == ["connected", "pong"]
     assert [type(one) for one in runs(effects)] == [Subscribe]
 
@@ -306,7 +307,7 @@ def test_a_trimmed_beginning_is_a_gap_with_its_exact_range_and_recovered_false()
     frames = sent(it.open({ROOM: head("r", 9, first=6)}, known={ROOM: "r:2"}, watch=False))
     assert frames[0]["streams"][ROOM] == {"epoch": "r", "seq": 9, "recovered": False}
     assert frames[1:] == [{"type": "gap", "stream": ROOM, "epoch": "r", "reason": "trimmed", "from": 3, "to": 5}]
-    assert reads(it.feed(s.Watched(ROOM)))[0] == (ROOM, 5)
+    assert reads(it.feed(m.Watched(ROOM)))[0] == (ROOM, 5)
 
 
 def test_a_log_that_vanished_under_its_meta_is_a_gap_that_says_expired() -> None:
@@ -344,10 +345,10 @@ def test_a_cursor_of_an_older_epoch_that_lost_nothing_goes_on() -> None:
 def test_a_resumed_job_whose_end_the_client_has_is_looked_back_at_and_followed_no_more() -> None:
     it = Driven()
     it.open({JOB: head("j", 4)}, known={JOB: f"j:4 {OWN} 1", OWN: "o:0"}, watch=False)
-    assert reads(it.feed(s.Watched(JOB))) == [(JOB, 3)]
+    assert reads(it.feed(m.Watched(JOB))) == [(JOB, 3)]
     effects = it.page(JOB, head("j", 4), [ended(4)])
     assert seqs(effects) == []
-    assert s.Unwatch(JOB) in effects
+    assert m.Unwatch(JOB) in effects
     assert JOB not in it.session.follows
     assert it.stored[f"c:{JOB}"] == ""
     assert it.stored[f"d:{JOB}"] == f"{OWN} 1"
@@ -356,7 +357,7 @@ def test_a_resumed_job_whose_end_the_client_has_is_looked_back_at_and_followed_n
 def test_a_resumed_job_that_has_not_ended_goes_on_without_a_repeat() -> None:
     it = Driven()
     it.open({JOB: head("j", 5)}, known={JOB: f"j:4 {OWN} 1"}, watch=False)
-    it.feed(s.Watched(JOB))
+    it.feed(m.Watched(JOB))
     assert seqs(it.page(JOB, head("j", 5), entries(JOB, 4, 5))) == [5]
     assert it.session.follows[JOB].final is None
 
@@ -372,7 +373,7 @@ def test_a_job_that_redis_has_forgotten_is_forgotten_and_its_gap_said() -> None:
 def test_a_job_whose_follow_was_never_stored_is_found_again_in_what_the_client_has_already() -> None:
     it = Driven()
     it.open({OWN: head("o", 3)}, known={OWN: "o:1"}, given={OWN: "o:3", JOB: "j:2"}, watch=False)
-    assert reads(it.feed(s.Watched(OWN))) == [(OWN, 1)]
+    assert reads(it.feed(m.Watched(OWN))) == [(OWN, 1)]
     effects = it.page(OWN, head("o", 3), [created(OWN, 2), entry(OWN, 3)])
     assert seqs(effects) == []
     assert watches(effects) == [JOB]
@@ -386,7 +387,7 @@ def test_a_job_whose_follow_was_never_stored_is_found_again_in_what_the_client_h
 def test_what_is_acknowledged_while_the_log_is_looked_at_counts_only_afterwards() -> None:
     it = Driven()
     it.open({OWN: head("o", 3)}, known={OWN: "o:1"}, given={OWN: "o:3"}, watch=False)
-    it.feed(s.Watched(OWN))
+    it.feed(m.Watched(OWN))
     it.ack(session_s=3)
     assert it.stored[f"c:{OWN}"] == "o:1"  # a process that dies now must find the job again
     it.page(OWN, head("o", 3), [created(OWN, 2), entry(OWN, 3)])
@@ -431,6 +432,15 @@ def test_an_acknowledgement_above_the_top_is_an_error() -> None:
     [error] = it.ack(room_a=6)
     assert (error["code"], error["details"][0]["loc"]) == ("invalid_frame", ["cursors", ROOM])
     assert "id" not in error
+
+
+def test_an_acknowledgement_above_the_top_spoils_no_other_one() -> None:
+    it = in_room(0)
+    it.news(ROOM, "r", entries(ROOM, 1, 3))
+    [error] = it.ack(session_s=9, room_a=2, user_u=9)
+    assert [one["loc"] for one in error["details"]] == [["cursors", OWN], ["cursors", USER]]
+    assert it.stored[f"c:{ROOM}"] == "r:2"
+    assert (it.acked(OWN), it.acked(USER)) == (0, 0)
 
 
 def test_an_acknowledgement_above_what_was_sent_is_ignored() -> None:
@@ -483,7 +493,7 @@ def test_a_job_is_followed_from_its_announcement() -> None:
     assert watches(effects) == [JOB]
     assert it.stored[f"c:{JOB}"] == f"0 {OWN} 1"
     assert sent(effects) == []
-    assert reads(it.feed(s.Watched(JOB))) == [(JOB, 0)]
+    assert reads(it.feed(m.Watched(JOB))) == [(JOB, 0)]
     effects = it.page(JOB, head("j", 2), entries(JOB, 1, 2))
     assert sent(effects) == [{"type": "subscribed", "stream": JOB, "epoch": "j", "seq": 2, "recovered": True}]
     assert seqs(effects) == [1, 2]
@@ -500,7 +510,7 @@ def test_a_job_that_is_sent_to_the_user_or_to_a_joined_room_is_followed(stream: 
 def test_a_submitted_job_is_followed_at_once_and_its_announcement_adds_only_where_it_was() -> None:
     it = Driven()
     it.open()
-    effects = it.feed(s.Answered("1", {"job_id": "j"}, JOB))
+    effects = it.feed(m.Answered("1", {"job_id": "j"}, JOB))
     assert sent(effects) == [{"type": "reply", "id": "1", "data": {"job_id": "j"}}]
     assert watches(effects) == [JOB]
     effects = it.news(OWN, "o", [created(OWN, 1)])
@@ -523,7 +533,7 @@ def test_a_job_that_began_before_what_is_kept_begins_with_its_gap() -> None:
 def test_a_job_is_watched_no_more_after_its_end_and_followed_until_that_is_acknowledged() -> None:
     it = with_job(2)
     effects = it.news(JOB, "j", [entry(JOB, 3), ended(4)])
-    assert (seqs(effects), s.Unwatch(JOB) in effects) == ([3, 4], True)
+    assert (seqs(effects), m.Unwatch(JOB) in effects) == ([3, 4], True)
     it.ack(job_j=3)
     assert it.stored[f"c:{JOB}"] == f"j:3 {OWN} 1"
     it.ack(job_j=4)
@@ -576,13 +586,77 @@ def test_a_job_that_is_done_with_does_not_come_back_when_an_older_cursor_is_give
     assert watches(effects) == []
 
 
+def submitted(job: str = JOB) -> Driven:
+    """A client that has submitted a job, and has the reply but not the `job.created`."""
+    it = Driven()
+    it.open()
+    it.watch(it.feed(m.Answered("1", {}, job)))
+    return it
+
+
+def test_a_job_that_ended_before_its_announcement_came_is_not_followed_because_of_it() -> None:
+    it = submitted()
+    it.page(JOB, head("j", 2), [entry(JOB, 1), ended(2)])
+    it.ack(job_j=2)
+    assert it.stored[f"d:{JOB}"] == f"{OWN} 0"
+    assert watches(it.news(OWN, "o", [created(OWN, 1)])) == []
+    assert it.stored[f"d:{JOB}"] == f"{OWN} 1"
+    it.ack(session_s=1)
+    assert it.stored[f"d:{JOB}"] == ""
+
+
+def test_nor_is_it_after_a_resume() -> None:
+    it = Driven()
+    it.open({OWN: head("o", 2)}, known={OWN: "o:1"}, done={JOB: (OWN, 0)})
+    it.ack(session_s=1)
+    assert it.session.stored()[f"d:{JOB}"] == f"{OWN} 0"
+    assert watches(it.page(OWN, head("o", 2), [created(OWN, 2)])) == []
+
+
+def test_nor_because_another_stream_announces_it_first() -> None:
+    it = submitted()
+    it.page(JOB, head("j", 1), [ended(1)])
+    it.ack(job_j=1)
+    assert watches(it.news(USER, "u", [created(USER, 1)])) == []
+    it.ack(user_u=1)
+    assert watches(it.news(OWN, "o", [created(OWN, 1)])) == []
+
+
+def test_a_job_that_the_client_has_left_is_not_followed_because_it_is_announced_again() -> None:
+    it = with_job(2)
+    left = it.session.leaving(JOB)
+    effects = it.feed(m.Unsubscribed("1", JOB))
+    assert m.Store(left) in effects
+    assert left == {f"c:{JOB}": "", f"d:{JOB}": f"{OWN} 1"}
+    again = Driven()
+    again.open({OWN: head("o", 1)}, known={OWN: "o:0"}, done={JOB: (OWN, 1)})
+    assert watches(again.page(OWN, head("o", 1), [created(OWN, 1)])) == []
+
+
+def test_a_job_that_the_client_has_left_before_its_announcement_came_is_not_followed_because_of_it() -> None:
+    it = submitted()
+    it.feed(m.Unsubscribed("1", JOB))
+    assert watches(it.news(OWN, "o", [created(OWN, 1)])) == []
+
+
+def test_of_jobs_that_are_never_announced_only_so_many_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s, "MAX_UNANNOUNCED", 2)
+    it = Driven()
+    it.open()
+    for job in ("job:a", "job:b", "job:c"):
+        subscribed(it, job, None, head("j", 2))
+        it.feed(m.Unsubscribed("1", job))
+    assert [it.stored[f"d:job:{one}"] for one in "abc"] == ["", f"{OWN} 0", f"{OWN} 0"]
+    assert it.session.stored().keys() & {"d:job:a", "d:job:b", "d:job:c"} == {"d:job:b", "d:job:c"}
+
+
 def test_a_finished_job_that_was_replayed_whole_is_watched_no_more() -> None:
     it = Driven()
     it.open()
     it.watch(it.news(OWN, "o", [created(OWN, 1)]))
     effects = it.page(JOB, head("j", 2), [entry(JOB, 1), ended(2)])
     assert seqs(effects) == [1, 2]
-    assert s.Unwatch(JOB) in effects
+    assert m.Unwatch(JOB) in effects
     it.ack(job_j=2)
     assert JOB not in it.session.follows
 
@@ -590,11 +664,11 @@ def test_a_finished_job_that_was_replayed_whole_is_watched_no_more() -> None:
 # subscribe, unsubscribe
 
 
-def subscribed(it: Driven, stream: str, cursor: str | None, at: Head) -> list[s.Effect]:
+def subscribed(it: Driven, stream: str, cursor: str | None, at: Head) -> list[m.Effect]:
     frame: dict[str, Any] = {"type": "subscribe", "id": "1", "stream": stream} | ({"cursor": cursor} if cursor is not None else {})
-    [command] = runs(it.feed(s.Received(frame)))
+    [command] = runs(it.feed(m.Received(frame)))
     assert isinstance(command, Subscribe)
-    return it.feed(s.Subscribed("1", stream, parse_cursor(cursor) if cursor is not None else None, at))
+    return it.feed(m.Subscribed("1", stream, parse_cursor(cursor) if cursor is not None else None, at))
 
 
 def test_subscribe_without_a_cursor_begins_now() -> None:
@@ -604,7 +678,7 @@ def test_subscribe_without_a_cursor_begins_now() -> None:
     assert sent(effects) == [{"type": "subscribed", "id": "1", "stream": ROOM, "epoch": "r", "seq": 5, "recovered": True}]
     assert watches(effects) == [ROOM]
     assert it.stored[f"c:{ROOM}"] == "r:5"
-    assert reads(it.feed(s.Watched(ROOM))) == [(ROOM, 5)]
+    assert reads(it.feed(m.Watched(ROOM))) == [(ROOM, 5)]
     assert seqs(it.page(ROOM, head("r", 6), entries(ROOM, 6, 6))) == [6]
 
 
@@ -614,7 +688,7 @@ def test_subscribe_with_a_cursor_replays_after_it(cursor: str, after: int) -> No
     it.open()
     effects = subscribed(it, ROOM, cursor, head("r", 5))
     assert sent(effects)[0]["recovered"] is True
-    assert reads(it.feed(s.Watched(ROOM))) == [(ROOM, after)]
+    assert reads(it.feed(m.Watched(ROOM))) == [(ROOM, after)]
 
 
 def test_subscribe_with_a_cursor_whose_events_are_gone_is_followed_by_the_gap() -> None:
@@ -630,7 +704,7 @@ def test_subscribe_with_a_cursor_of_another_log_is_answered_with_epoch_changed()
     it.open()
     frames = sent(subscribed(it, ROOM, "other:7", head("r", 9)))
     assert frames[1] == {"type": "gap", "stream": ROOM, "epoch": "r", "reason": "epoch_changed"}
-    assert reads(it.feed(s.Watched(ROOM))) == [(ROOM, 0)]
+    assert reads(it.feed(m.Watched(ROOM))) == [(ROOM, 0)]
 
 
 def test_subscribe_to_a_stream_that_is_followed_without_a_cursor_changes_nothing() -> None:
@@ -656,7 +730,7 @@ def test_the_answer_to_a_read_that_was_asked_before_is_not_looked_at() -> None:
     old = it.read(ROOM)
     effects = subscribed(it, ROOM, "r:2", head("r", 7))
     assert reads(effects) == [(ROOM, 2)]
-    assert it.feed(s.PageRead(ROOM, old.ticket, Page(head("r", 7), entries(ROOM, 6, 7)))) == []
+    assert it.feed(m.PageRead(ROOM, old.ticket, Page(head("r", 7), entries(ROOM, 6, 7)))) == []
     assert seqs(it.page(ROOM, head("r", 7), entries(ROOM, 3, 7))) == [3, 4, 5, 6, 7]
 
 
@@ -665,10 +739,10 @@ def test_the_answer_to_a_read_from_before_a_stream_was_left_is_no_answer_after_i
     it = in_room(5)
     it.check(ROOM, head("r", 7))
     old = it.read(ROOM)
-    it.feed(s.Unsubscribed("2", ROOM))
+    it.feed(m.Unsubscribed("2", ROOM))
     subscribed(it, ROOM, "0", head("r", 7))
-    assert reads(it.feed(s.Watched(ROOM))) == [(ROOM, 0)]
-    assert it.feed(s.PageRead(ROOM, old.ticket, Page(head("r", 7), entries(ROOM, 6, 7)))) == []
+    assert reads(it.feed(m.Watched(ROOM))) == [(ROOM, 0)]
+    assert it.feed(m.PageRead(ROOM, old.ticket, Page(head("r", 7), entries(ROOM, 6, 7)))) == []
     effects = it.page(ROOM, head("r", 7), entries(ROOM, 1, 7))
     assert (sent(effects), seqs(effects)) == ([], [1, 2, 3, 4, 5, 6, 7])
 
@@ -677,7 +751,7 @@ def test_subscribe_to_a_finished_job_with_the_cursor_of_its_end_does_not_follow_
     it = Driven()
     it.open()
     subscribed(it, JOB, "j:3", head("j", 3))
-    assert reads(it.feed(s.Watched(JOB))) == [(JOB, 2)]
+    assert reads(it.feed(m.Watched(JOB))) == [(JOB, 2)]
     it.page(JOB, head("j", 3), [ended(3)])
     assert JOB not in it.session.follows
     assert it.stored[f"c:{JOB}"] == ""
@@ -685,9 +759,9 @@ def test_subscribe_to_a_finished_job_with_the_cursor_of_its_end_does_not_follow_
 
 def test_unsubscribe_forgets_the_stream() -> None:
     it = in_room(5)
-    effects = it.feed(s.Unsubscribed("2", ROOM))
+    effects = it.feed(m.Unsubscribed("2", ROOM))
     assert sent(effects) == [{"type": "reply", "id": "2", "data": {}}]
-    assert s.Unwatch(ROOM) in effects
+    assert m.Unwatch(ROOM) in effects
     assert it.stored[f"c:{ROOM}"] == ""
     assert it.news(ROOM, "r", entries(ROOM, 6, 6)) == []
 
@@ -695,7 +769,7 @@ def test_unsubscribe_forgets_the_stream() -> None:
 def test_unsubscribe_from_what_is_not_followed_is_answered_all_the_same() -> None:
     it = Driven()
     it.open()
-    assert it.feed(s.Unsubscribed("2", ROOM)) == [s.Send({"type": "reply", "id": "2", "data": {}})]
+    assert it.feed(m.Unsubscribed("2", ROOM)) == [m.Send({"type": "reply", "id": "2", "data": {}})]
 
 
 def test_a_session_follows_so_many_streams_at_most() -> None:
@@ -706,13 +780,25 @@ def test_a_session_follows_so_many_streams_at_most() -> None:
     assert ROOM not in it.session.follows
 
 
+def test_a_job_that_is_one_stream_too_many_is_named_to_the_client_who_may_subscribe_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s, "MAX_FOLLOWED", 3)
+    it = in_room(0)
+    effects = it.news(OWN, "o", [created(OWN, 1)])
+    [error] = sent(effects)
+    assert (error["type"], error["code"], error["details"]) == ("error", "rate_limited", {"stream": JOB})
+    assert "id" not in error
+    assert watches(effects) == []
+    it.feed(m.Unsubscribed("1", ROOM))
+    assert watches(subscribed(it, JOB, "0", head("j", 2))) == [JOB]
+
+
 # events
 
 
 def test_an_event_that_is_the_next_one_is_forwarded_as_it_is() -> None:
     it = in_room(5)
     raws = entries(ROOM, 6, 7)
-    assert it.news(ROOM, "r", raws) == [s.Forward(raws, False)]
+    assert it.news(ROOM, "r", raws) == [m.Forward(raws, False)]
 
 
 def test_an_announcement_that_overlaps_repeats_nothing() -> None:
@@ -730,7 +816,7 @@ def test_a_hole_is_filled_from_the_log() -> None:
 
 def test_an_announcement_that_carries_no_events_is_read() -> None:
     it = in_room(5)
-    assert reads(it.feed(s.News(ROOM, Live("r", 6, 6, None)))) == [(ROOM, 5)]
+    assert reads(it.feed(m.News(ROOM, Live("r", 6, 6, None)))) == [(ROOM, 5)]
 
 
 def test_a_lost_last_event_is_found_by_the_check() -> None:
@@ -741,7 +827,7 @@ def test_a_lost_last_event_is_found_by_the_check() -> None:
 
 def test_what_the_mailbox_could_not_take_is_read() -> None:
     it = in_room(5)
-    assert reads(it.feed(s.Missed(ROOM, "r", 9))) == [(ROOM, 5)]
+    assert reads(it.feed(m.Missed(ROOM, "r", 9))) == [(ROOM, 5)]
     effects = it.page(ROOM, head("r", 9), entries(ROOM, 6, 8))
     assert (seqs(effects), reads(effects)) == ([6, 7, 8], [(ROOM, 8)])
 
@@ -750,13 +836,13 @@ def test_news_of_streams_that_are_not_followed_are_nothing() -> None:
     it = Driven()
     it.open()
     assert it.news(ROOM, "r", entries(ROOM, 1, 1)) == []
-    assert it.feed(s.Missed(ROOM, "r", 3)) == []
+    assert it.feed(m.Missed(ROOM, "r", 3)) == []
     assert it.check(ROOM, head("r", 3)) == []
-    assert it.feed(s.Watched(ROOM)) == []
+    assert it.feed(m.Watched(ROOM)) == []
 
 
-@pytest.mark.parametrize("told", [s.News(ROOM, Live("r", 7, 9, None)), s.Missed(ROOM, "r", 9)])
-def test_reads_end_when_redis_lost_what_it_had_announced(told: s.Message) -> None:
+@pytest.mark.parametrize("told", [m.News(ROOM, Live("r", 7, 9, None)), m.Missed(ROOM, "r", 9)])
+def test_reads_end_when_redis_lost_what_it_had_announced(told: m.Message) -> None:
     """The announced top stayed the goal, and the log was read for it as fast as it answered."""
     it = in_room(5)
     assert reads(it.feed(told)) == [(ROOM, 5)]
@@ -765,7 +851,7 @@ def test_reads_end_when_redis_lost_what_it_had_announced(told: s.Message) -> Non
 
 def test_a_top_of_another_epoch_is_no_goal() -> None:
     it = in_room(5)
-    assert reads(it.feed(s.Missed(ROOM, "lost", 99))) == [(ROOM, 5)]
+    assert reads(it.feed(m.Missed(ROOM, "lost", 99))) == [(ROOM, 5)]
     assert it.page(ROOM, head("r", 5), []) == []
 
 
@@ -781,7 +867,7 @@ def test_at_most_so_many_reads_are_under_way_and_every_stream_has_its_turn() -> 
     it = Driven()
     rooms = [f"room:{number}" for number in range(5)]
     it.open({name: head("r", 1) for name in rooms}, known=dict.fromkeys(rooms, "r:0"), watch=False)
-    asked = [one for name in rooms for one in reads(it.feed(s.Watched(name)))]
+    asked = [one for name in rooms for one in reads(it.feed(m.Watched(name)))]
     assert asked == [(name, 0) for name in rooms[: s.MAX_READS]]
     for name in rooms:
         it.page(name, head("r", 1), entries(name, 1, 1))
@@ -870,7 +956,7 @@ def test_entries_deleted_in_the_middle_are_a_gap_and_are_never_asked_for_again()
     it = in_room(0)
     it.check(ROOM, head("r", 7))
     effects = it.page(ROOM, head("r", 7), [*entries(ROOM, 1, 2), *entries(ROOM, 5, 5), *entries(ROOM, 7, 7)])
-    done = [one.frame if isinstance(one, s.Send) else seqs([one]) for one in effects]
+    done = [one.frame if isinstance(one, m.Send) else seqs([one]) for one in effects]
     assert done == [
         [1, 2],
         {"type": "gap", "stream": ROOM, "epoch": "r", "reason": "expired", "from": 3, "to": 4},
@@ -900,7 +986,7 @@ def test_while_there_is_no_room_nothing_is_forwarded_and_the_log_is_read_later()
     assert it.news(ROOM, "r", entries(ROOM, 7, 7)) == []
     assert not it.session.starved or it.room <= 0
     it.room = PLENTY
-    assert reads(it.feed(s.Drained())) == [(ROOM, 5)]
+    assert reads(it.feed(m.Drained())) == [(ROOM, 5)]
     assert seqs(it.page(ROOM, head("r", 7), entries(ROOM, 6, 7))) == [6, 7]
     assert seqs(it.news(ROOM, "r", entries(ROOM, 8, 8))) == [8]
 
@@ -913,7 +999,7 @@ def test_a_read_is_not_asked_for_when_what_was_just_forwarded_fills_the_outbox()
     assert (seqs(effects), reads(effects)) == ([1, 2, 3], [])
     assert it.session.starved
     it.room = PLENTY
-    assert reads(it.feed(s.Drained())) == [(ROOM, 3)]
+    assert reads(it.feed(m.Drained())) == [(ROOM, 3)]
     assert not it.session.starved
 
 
@@ -944,17 +1030,17 @@ def test_twenty_malformed_frames_in_a_row_close_with_4502() -> None:
     it = Driven()
     it.open()
     for _ in range(s.MAX_MALFORMED - 1):
-        assert closes(it.feed(s.Malformed(Refused("invalid_json", "not JSON")))) == []
-    effects = it.feed(s.Received({"type": "nonsense"}))
+        assert closes(it.feed(m.Malformed(Refused("invalid_json", "not JSON")))) == []
+    effects = it.feed(m.Received({"type": "nonsense"}))
     assert (sent(effects)[0]["code"], closes(effects)) == ("unknown_type", [4502])
-    assert it.feed(s.Received({"type": "ping"})) == []
+    assert it.feed(m.Received({"type": "ping"})) == []
 
 
 def test_a_good_frame_begins_the_count_anew() -> None:
     it = Driven()
     it.open()
     for _ in range(3 * s.MAX_MALFORMED):
-        assert closes(it.feed(s.Received({"type": "nonsense"}))) == []
+        assert closes(it.feed(m.Received({"type": "nonsense"}))) == []
         it.receive({"type": "pong"})
 
 
@@ -962,17 +1048,17 @@ def test_an_array_is_its_frames_in_order_and_one_bad_one_spoils_only_itself() ->
     it = Driven()
     it.open()
     submit = {"type": "job.submit", "id": "1", "job": "echo"}
-    effects = it.feed(s.Received([{"type": "ping"}, {"type": "nonsense"}, submit, {"type": "ask", "data": {}}]))
+    effects = it.feed(m.Received([{"type": "ping"}, {"type": "nonsense"}, submit, {"type": "ask", "data": {}}]))
     assert [one["type"] for one in sent(effects)] == ["pong", "error"]
     assert [type(one) for one in runs(effects)] == [Submit, Handled]
     assert it.receive([], {"type": "ping"})[0]["code"] == "invalid_frame"
-    assert it.feed(s.Received([])) == []
+    assert it.feed(m.Received([])) == []
 
 
 def test_an_array_that_ends_the_connection_is_handled_no_further() -> None:
     it = Driven()
     it.open()
-    effects = it.feed(s.Received([{"type": "nonsense"}] * 30 + [{"type": "ping"}]))
+    effects = it.feed(m.Received([{"type": "nonsense"}] * 30 + [{"type": "ping"}]))
     assert len(sent(effects)) == s.MAX_MALFORMED
     assert closes(effects) == [4502]
 
@@ -1010,7 +1096,7 @@ def test_any_frame_is_a_sign_of_life() -> None:
         assert sent(it.tick(at)) == [{"type": "ping"}]
         it.receive({"type": "pong"})
     it.now = 99
-    it.feed(s.Malformed(Refused("invalid_json", "not JSON")))
+    it.feed(m.Malformed(Refused("invalid_json", "not JSON")))
     assert closes(it.tick(100)) == []
 
 
@@ -1037,7 +1123,7 @@ def test_a_tokens_end_is_told_a_minute_before_and_cut_with_some_leeway() -> None
     assert it.session.next_tick() == 100 - s.EXPIRING_S
     assert sent(it.tick(40)) == [{"type": "token_expiring", "expires_in_s": 60}]
     assert sent(it.tick(99)) == []
-    effects = it.tick(100 + s.LEEWAY_S)
+    effects = it.tick(100 + LEEWAY_S)
     assert sent(effects)[0]["code"] == "token_expired"
     assert closes(effects) == [4004]
 
@@ -1053,7 +1139,7 @@ def test_a_refreshed_token_puts_its_end_off() -> None:
     it.open(expires_in_s=100)
     it.tick(40)
     claims = Claims("u", "-", frozenset({"jobs:read"}), 5200.5)
-    assert sent(it.feed(s.Refreshed("1", claims, 200))) == [{"type": "reply", "id": "1", "data": {"expires_at": 5_200_500}}]
+    assert sent(it.feed(m.Refreshed("1", claims, 200))) == [{"type": "reply", "id": "1", "data": {"expires_at": 5_200_500}}]
     assert it.session.claims == claims
     assert closes(it.tick(115)) == []
     assert sent(it.tick(180)) == [{"type": "token_expiring", "expires_in_s": 60}]
@@ -1067,9 +1153,9 @@ def test_draining_tells_the_client_when_to_come_back_and_closes_with_4000() -> N
     it = Driven()
     it.open()
     it.now = 1
-    effects = it.feed(s.Draining(1500, 3.0))
+    effects = it.feed(m.Draining(1500, 3.0))
     assert sent(effects) == [{"type": "reconnect", "delay_ms": 1500, "reason": "deploy"}]
-    assert it.feed(s.Draining(1500, 3.0)) == []
+    assert it.feed(m.Draining(1500, 3.0)) == []
     assert it.receive({"type": "ping"}) == [{"type": "pong"}]
     assert it.session.next_tick() == 4
     assert closes(it.tick(4)) == [4000]
@@ -1077,23 +1163,23 @@ def test_draining_tells_the_client_when_to_come_back_and_closes_with_4000() -> N
 
 def test_draining_closes_a_client_that_is_not_connected_with_1012() -> None:
     it = Driven()
-    assert closes(it.feed(s.Draining(0, 3.0))) == [1012]
+    assert closes(it.feed(m.Draining(0, 3.0))) == [1012]
 
 
 def test_a_newer_connection_closes_this_one_with_4003() -> None:
     it = Driven()
     it.open()
-    assert it.feed(s.TakenOver(7)) == []
-    assert closes(it.feed(s.TakenOver(8))) == [4003]
+    assert it.feed(m.TakenOver(7)) == []
+    assert closes(it.feed(m.TakenOver(8))) == [4003]
     assert it.news(OWN, "o", entries(OWN, 1, 1)) == []
 
 
 def test_answers_and_errors_of_commands_carry_their_id() -> None:
     it = Driven()
     it.open()
-    assert sent(it.feed(s.Answered("1", {"seq": 5}))) == [{"type": "reply", "id": "1", "data": {"seq": 5}}]
-    assert it.feed(s.Answered(None, None)) == []
-    [error] = sent(it.feed(s.Failed("2", Refused("queue_full", "full", retry_after_ms=1000))))
+    assert sent(it.feed(m.Answered("1", {"seq": 5}))) == [{"type": "reply", "id": "1", "data": {"seq": 5}}]
+    assert it.feed(m.Answered(None, None)) == []
+    [error] = sent(it.feed(m.Failed("2", Refused("queue_full", "full", retry_after_ms=1000))))
     assert error == {"type": "error", "id": "2", "code": "queue_full", "message": "full", "temporary": True, "retry_after_ms": 1000}
 
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from rt import events
+from rt.actors import messages as m
 from rt.actors import session as s
 from rt.actors.frames import Subscribe, Unsubscribe
 from rt.actors.router import Router
@@ -100,7 +101,7 @@ class Task:
     """Something the actor does beside its loop: `begin` looks at the model, `answer` is told to the session later."""
 
     effect: Any
-    answer: s.Message | None = None
+    answer: m.Message | None = None
 
 
 class Wire(RuleBasedStateMachine):
@@ -119,8 +120,8 @@ class Wire(RuleBasedStateMachine):
         self.unsaved_furthest = ""
         # The connection.
         self.session: s.Session | None = None
-        self.opening: s.Opened | None = None
-        self.mailbox: deque[s.Message] = deque()
+        self.opening: m.Opened | None = None
+        self.mailbox: deque[m.Message] = deque()
         self.missed: dict[str, int] = {}
         self.tasks: list[Task] = []
         self.lane: deque[Task] = deque()
@@ -168,7 +169,7 @@ class Wire(RuleBasedStateMachine):
         if name in self.missed or len(self.mailbox) >= MAILBOX:
             self.missed[name] = (live.epoch, live.last)
         else:
-            self.mailbox.append(s.News(name, live))
+            self.mailbox.append(m.News(name, live))
 
     heard = st.sampled_from(["whole", "whole", "whole", "bare", "lost"])
     plain = st.sampled_from([OWN, USER, *ROOMS])
@@ -189,7 +190,7 @@ class Wire(RuleBasedStateMachine):
         self.append(name, [("job.queued", {"job": "echo"})], heard)
         self.work(name, count, end, heard)
         if replied and self.connected:
-            self.tasks.append(Task("answer", s.Answered("submitted", {}, name)))
+            self.tasks.append(Task("answer", m.Answered("submitted", {}, name)))
         self.append(by, [("job.created", {"job_id": job, "job": "echo"})], heard)
 
     @precondition(lambda self: any(not self.logs[name].ended for name in self.jobs))
@@ -266,29 +267,26 @@ class Wire(RuleBasedStateMachine):
     def room(self) -> int:
         return OUTBOX_BYTES - self.outbox_bytes
 
-    def feed(self, message: s.Message) -> None:
+    def feed(self, message: m.Message) -> None:
         assert self.session is not None
         self.step(message)
         while self.missed:
             name, (epoch, top) = self.missed.popitem()
             self.step(missed(name, epoch, top))
 
-    def step(self, message: s.Message) -> None:
+    def step(self, message: m.Message) -> None:
         assert self.session is not None
-        finished = self.finished_by(message)
-        effects = self.session.handle(message, 0.0, self.room)
-        if not any(isinstance(one, s.Send) and one.frame["type"] == "error" for one in effects):
-            self.finished_unsaved |= finished
-        for effect in effects:
+        self.finished_unsaved |= self.finished_by(message)
+        for effect in self.session.handle(message, 0.0, self.room):
             self.perform(effect)
         if self.session.starved and self.room > 0:
-            self.tasks.append(Task("drained", s.Drained()))
+            self.tasks.append(Task("drained", m.Drained()))
 
-    def finished_by(self, message: s.Message) -> set[str]:
+    def finished_by(self, message: m.Message) -> set[str]:
         """Jobs whose terminal event this message acknowledges."""
         assert self.session is not None
         out = set()
-        if isinstance(message, s.Received) and message.value["type"] == "ack":
+        if isinstance(message, m.Received) and message.value["type"] == "ack":
             for name, value in message.value["cursors"].items():
                 follow = self.session.follows.get(name)
                 if follow is None or follow.final is None:
@@ -298,30 +296,30 @@ class Wire(RuleBasedStateMachine):
                     out.add(name)
         return out
 
-    def perform(self, effect: s.Effect) -> None:
+    def perform(self, effect: m.Effect) -> None:
         match effect:
-            case s.Send(frame):
+            case m.Send(frame):
                 self.put(frame, 20)
-            case s.Forward(raws):
+            case m.Forward(raws):
                 for raw in raws:
                     self.put(from_json_bytes(raw), len(raw))
-            case s.Watch(name):
+            case m.Watch(name):
                 assert name not in self.subscribed, "watched twice"
                 self.tasks.append(Task(effect))
-            case s.Unwatch(name):
+            case m.Unwatch(name):
                 self.subscribed.discard(name)
-                self.tasks = [one for one in self.tasks if one.effect != s.Watch(name)]
-            case s.Read():
+                self.tasks = [one for one in self.tasks if one.effect != m.Watch(name)]
+            case m.Read():
                 self.reads += 1
                 self.tasks.append(Task(effect))
-            case s.Store(fields, furthest):
+            case m.Store(fields, furthest):
                 self.unsaved |= fields
                 self.unsaved_furthest = furthest or self.unsaved_furthest
-            case s.Run(command):
+            case m.Run(command):
                 self.lane.append(Task(command))
-            case s.Open(connect, given):
+            case m.Open(connect, given):
                 self.open(connect.session is not None, given)
-            case s.Close(code, reason):
+            case m.Close(code, reason):
                 raise AssertionError(f"closed: {code} {reason}")
 
     def put(self, frame: dict[str, Any], size: int) -> None:
@@ -349,18 +347,18 @@ class Wire(RuleBasedStateMachine):
         heads = {name: self.logs[name].head() for name in names}
         self.given = given
         self.base = {name: stored.cursors[name].cursor if name in stored.cursors else START for name in names}
-        self.opening = s.Opened(stored, CLAIMS, 1e9, given, heads, missing)
+        self.opening = m.Opened(stored, CLAIMS, 1e9, given, heads, missing)
 
     def begin(self, task: Task) -> None:
         """The part of a task that looks at Redis."""
         match task.effect:
-            case s.Watch(name):
+            case m.Watch(name):
                 self.subscribed.add(name)
-                task.answer = s.Watched(name)
-            case s.Read(name, after, ticket):
+                task.answer = m.Watched(name)
+            case m.Read(name, after, ticket):
                 log = self.logs[name]
                 log.epoch or log.begin(self.incarnation, self.word())
-                task.answer = s.PageRead(name, ticket, log.page(max(after, 0)))
+                task.answer = m.PageRead(name, ticket, log.page(max(after, 0)))
             case Subscribe(id=id, stream=name, cursor=text):
                 log = self.logs[name]
                 log.epoch or log.begin(self.incarnation, self.word())
@@ -369,11 +367,11 @@ class Wire(RuleBasedStateMachine):
                     begins = Cursor(log.epoch, log.top) if cursor is None else cursor
                     self.unsaved[f"c:{name}"] = str(begins) if begins.epoch else "0"
                     self.flush()
-                task.answer = s.Subscribed(id, name, cursor, log.head())
+                task.answer = m.Subscribed(id, name, cursor, log.head())
             case Unsubscribe(id=id, stream=name):
                 self.unsaved[f"c:{name}"] = ""
                 self.flush()
-                task.answer = s.Unsubscribed(id, name)
+                task.answer = m.Unsubscribed(id, name)
 
     @initialize(joins=st.sets(st.sampled_from(ROOMS)))
     def begins_in_rooms(self, joins: set[str]) -> None:
@@ -402,7 +400,7 @@ class Wire(RuleBasedStateMachine):
             with_cursors = False
         if not with_cursors:
             self.has, self.announced = {}, {name[2:] for name in self.stored if name.startswith("c:job:")} & self.announced
-        self.feed(s.Received(frame))
+        self.feed(m.Received(frame))
 
     @precondition(lambda self: self.opening is not None)
     @rule()
@@ -444,7 +442,7 @@ class Wire(RuleBasedStateMachine):
     def check(self, data: st.DataObject) -> None:
         """The round of the tops; its answer may be handled late, when it says little that is still true."""
         name = data.draw(st.sampled_from(sorted(self.subscribed)))
-        self.tasks.append(Task("check", s.Checked(name, self.logs[name].head())))
+        self.tasks.append(Task("check", m.Checked(name, self.logs[name].head())))
 
     # the connection's ends
 
@@ -504,10 +502,10 @@ class Wire(RuleBasedStateMachine):
             self.client_gets(frame)
         if self.was_full and self.outbox_bytes <= OUTBOX_BYTES // 2:
             self.was_full = False
-            self.tasks.append(Task("drained", s.Drained()))
+            self.tasks.append(Task("drained", m.Drained()))
 
     def client_sends(self, frame: dict[str, Any]) -> None:
-        self.mailbox.append(s.Received(frame))
+        self.mailbox.append(m.Received(frame))
 
     @precondition(lambda self: self.connected and self.greeted and self.has)
     @rule(data=st.data(), as_cursor=st.booleans())
@@ -670,7 +668,7 @@ class Wire(RuleBasedStateMachine):
 
     @invariant()
     def few_reads_at_a_time(self) -> None:
-        assert sum(isinstance(one.effect, s.Read) for one in self.tasks) <= s.MAX_READS
+        assert sum(isinstance(one.effect, m.Read) for one in self.tasks) <= s.MAX_READS
 
     @precondition(lambda self: self.session is not None)
     @rule()
@@ -682,7 +680,7 @@ class Wire(RuleBasedStateMachine):
         for _ in range(4):
             self.run_until_quiet()
             for name in sorted(self.subscribed):
-                self.tasks.append(Task("check", s.Checked(name, self.logs[name].head())))
+                self.tasks.append(Task("check", m.Checked(name, self.logs[name].head())))
         self.run_until_quiet()
         total = sum(log.top for log in self.logs.values())
         assert self.reads - before <= 60 + 5 * total, "reads without end"
@@ -730,8 +728,8 @@ class Wire(RuleBasedStateMachine):
         self.settle()
 
 
-def missed(name: str, epoch: str, top: int) -> s.Missed:
-    return s.Missed(name, epoch, top)
+def missed(name: str, epoch: str, top: int) -> m.Missed:
+    return m.Missed(name, epoch, top)
 
 
 ROUTER = Router(App())

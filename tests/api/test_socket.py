@@ -453,9 +453,12 @@ async def test_refusals_of_what_is_well_formed_are_not_counted(calm: Served, dia
 
 
 @pytest.mark.parametrize(("depth", "type"), [(64, "reply"), (65, "error"), (100_000, "error")])
-async def test_data_may_be_nested_64_deep(calm: Served, dial: Dial, depth: int, type: str) -> None:
+@pytest.mark.parametrize("array", [False, True])
+async def test_a_message_may_be_nested_64_deep(calm: Served, dial: Dial, depth: int, type: str, array: bool) -> None:
     ws = await dial(calm)
-    await ws.text('{"type":"publish","id":"x","stream":"room:deep","data":' + "[" * depth + "]" * depth + "}")
+    inner = depth - 2 if array else depth - 1  # the frame counts, and so does an array of frames
+    text = '{"type":"publish","id":"x","stream":"room:deep","data":' + "[" * inner + "]" * inner + "}"
+    await ws.text(f"[{text}]" if array else text)
     answer = await ws.wait()
     assert answer["type"] == type
     assert answer.get("code") in (None, "invalid_frame")

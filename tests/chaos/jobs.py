@@ -1,6 +1,8 @@
 """An application for tests that break things: its job never ends by itself before the attempt that it was told of."""
 
 import asyncio
+import os
+from pathlib import Path
 
 from rt import App, JobContext
 
@@ -29,3 +31,12 @@ async def paced(job: JobContext, text: str, delay_ms: int) -> dict[str, str]:
         await job.emit(letter)
         await asyncio.sleep(delay_ms / 1000)
     return {"text": text}
+
+
+@app.job(max_attempts=3)
+def deadly(job: JobContext, mended: str) -> dict[str, int]:
+    """Ends its worker, as a crash in a library does, until the file `mended` is there."""
+    job.wait(job.emit(f"attempt {job.attempt}"))
+    if not Path(mended).exists():
+        os._exit(1)
+    return {"attempt": job.attempt}

@@ -23,7 +23,7 @@ async def draw(job: JobContext, at: Point, colour: Literal["red", "blue"] = "red
 
 def test_the_signature_is_the_input_s_model() -> None:
     job = define("draw", draw)
-    assert job.parameters() == ["at", "colour", "size"]
+    assert job.named((1, "red", 2, 3), {"more": 4}) == {"at": 1, "colour": "red", "size": 2, "argument 4": 3, "more": 4}
     checked = job.check({"at": {"x": "3"}})
     assert checked.__dict__ == {"at": Point(x=3), "colour": "red", "size": 1}
 

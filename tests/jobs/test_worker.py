@@ -130,6 +130,17 @@ async def test_a_pickled_object_is_never_made(worker: Worker, jobs: Jobs, store:
     assert await jobs.queue.get(TENANT, "exploit") is not None
 
 
+async def test_arguments_nested_deeper_than_a_pickler_goes_end_their_job_like_others(
+    worker: Worker, jobs: Jobs, store: Store, settings: Settings
+) -> None:
+    """The reader takes them and Python's writer does not, so arq's result cannot repeat them: the run broke at its very end, each time."""
+    payload = pickle.dumps({"t": None, "f": "ok", "a": (), "k": {"deep": "@"}, "et": 1}, 3)
+    await plant(store, settings, "deep", payload.replace(b"X\x01\x00\x00\x00@", b"]" * 100_000 + b"a" * 99_999))
+    events = await jobs.wait_end("deep", within_s=5)
+    assert [(one["type"], one.get("attempt")) for one in events] == [("job.queued", 1), ("job.failed", 1)]
+    assert events[-1]["data"]["error"]["code"] == "invalid_input"
+
+
 async def test_a_payload_that_has_expired_fails_its_job(worker: Worker, jobs: Jobs, store: Store, settings: Settings) -> None:
     await store.call("ZADD", settings.queue, 1, "gone")
     events = await jobs.wait_end("gone")

@@ -84,6 +84,11 @@ def meta(tenant: str, stream: str) -> str:
     return f"rt:{tenant}:{{{stream}}}:meta"
 
 
+def text(tenant: str, stream: str) -> str:
+    """What a job has said in deltas that were trimmed from its log."""
+    return f"rt:{tenant}:{{{stream}}}:text"
+
+
 def live(tenant: str, stream: str) -> str:
     """The pub/sub channel on which appends to the stream are announced."""
     return f"rt:{tenant}:{{{stream}}}:live"

@@ -25,7 +25,7 @@ T = TypeVar("T")
 TENANT = keys.DEFAULT_TENANT
 
 
-async def eventually(condition: Callable[[], T | Awaitable[T]], *, within_s: float = 10.0) -> T:
+async def eventually(condition: Callable[[], T | Awaitable[T]], *, within_s: float = 20.0) -> T:
     """What `condition` returned once it was true; fails when it does not become true in time."""
     loop = asyncio.get_running_loop()
     end = loop.time() + within_s

@@ -309,7 +309,7 @@ class ConnectionActor(Actor[m.Message | None]):
             streams = list(dict.fromkeys([own, user, *stored.cursors]))
             before = await parts.streams.heads(claims.tenant, streams)
             missing = frozenset(name for name, head in before.items() if not head.epoch)
-            heads = before | (await parts.streams.open(claims.tenant, list(missing)) if missing else {})
+            heads = await parts.streams.opened(claims.tenant, before)
         except Refused as error:
             self.outbox.put_frame(error.frame())
             code = {"unauthorized": 4500, "token_expired": 4004, "forbidden": 4501, "unavailable": 1013}.get(error.code, 4502)

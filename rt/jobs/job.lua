@@ -42,7 +42,7 @@ local function job_over(queue, tenant, id, payload)
     job_clear(queue, tenant, id)
     return true
   end
-  redis.call('DEL', log, meta)
+  redis.call('DEL', log, meta, (string.gsub(log, ':log$', ':text')))
   return false
 end
 

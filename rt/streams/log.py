@@ -13,6 +13,7 @@ from rt import keys
 from rt.codec import from_json_bytes
 from rt.cursor import new_epoch, parse_cursor
 from rt.errors import Refused, TakenOver
+from rt.events import MAX_EVENT_BYTES
 from rt.keys import Stream, parse_stream
 from rt.redis import Store, load_script
 from rt.settings import Settings
@@ -24,6 +25,7 @@ OPEN = load_script("streams/stream", "streams/open")
 READ = load_script("streams/read")
 HEADS = load_script("streams/heads")
 TRIM = load_script("streams/trim")
+SNAPSHOT = load_script("streams/snapshot")
 
 #: A page of a replay. 200 events and 64 KiB: several of them fit under a connection's bound of 256 KiB.
 PAGE_EVENTS = 200
@@ -127,7 +129,10 @@ class StreamLog:
     async def read(self, tenant: str, stream: str, after: int, *, count: int = PAGE_EVENTS, max_bytes: int = PAGE_BYTES) -> Page:
         """Up to `count` events after a seq, at least one when there is one; then no more than `max_bytes`."""
         reply = await self._store.run(READ, [keys.log(tenant, stream), keys.meta(tenant, stream)], [after, count, max_bytes])
-        return Page(_head(reply), reply[5:])
+        head = _head(reply)
+        if head.first > after + 1:
+            head = await self._with_snapshot(tenant, stream, head)
+        return Page(head, reply[5:])
 
     async def read_open(self, tenant: str, stream: str, after: int, *, count: int = PAGE_EVENTS, max_bytes: int = PAGE_BYTES) -> Page:
         """As `read`, but a stream that does not exist is begun, so that the page's epoch can be named."""
@@ -147,13 +152,30 @@ class StreamLog:
         return out
 
     async def open(self, tenant: str, streams: Sequence[str]) -> dict[str, Head]:
-        """As `heads`, but a stream that does not exist is begun, so that a cursor into it can be named."""
-        heads = await self.heads(tenant, streams)
+        """As `heads`, with snapshots; a stream that does not exist is begun, so that a cursor into it can be named."""
+        return await self.opened(tenant, await self.heads(tenant, streams))
+
+    async def opened(self, tenant: str, heads: dict[str, Head]) -> dict[str, Head]:
+        """As `open`, for heads that were read a moment ago."""
         new = [name for name, head in heads.items() if not head.epoch]
         if new:
             await self._store.run(OPEN, _names(tenant, new), [new_epoch(), self._settings.meta_ttl_s])
-            heads |= await self.heads(tenant, new)
-        return heads
+            heads = heads | await self.heads(tenant, new)
+        return {name: await self._with_snapshot(tenant, name, head) if head.first > 1 else head for name, head in heads.items()}
+
+    async def _with_snapshot(self, tenant: str, stream: str, head: Head) -> Head:
+        """What a job's lost beginning came to: its status, its text so far (the whole of it or nothing), its result."""
+        if not stream.startswith("job:"):
+            return head
+        names = [*_names(tenant, [stream]), keys.text(tenant, stream)]
+        seq, status, attempt, result, error, text = await self._store.run(SNAPSHOT, names)
+        if status is None or int(seq) != head.first - 1:
+            return head  # it was trimmed again meanwhile: this would be of later events
+        data: dict[str, Any] = {"status": status.decode(), "attempt": int(attempt or 0)}
+        data |= {name: from_json_bytes(raw) for name, raw in (("result", result), ("error", error)) if raw}
+        if text is not None and len(text) + len(result or b"") <= MAX_EVENT_BYTES:
+            data["text"] = text.decode()
+        return head._replace(snapshot={"seq": int(seq), "data": data})
 
     async def trim(self, tenant: str, stream: str, oldest_ms: int, *, look_at: int = 1000) -> int:
         """Drops events older than a time; returns how many. Looks at `look_at` events at most: call again while it drops that many."""

@@ -19,7 +19,7 @@ class Head(NamedTuple):
 
     `top` is the newest seq (0: no event yet), `first` the first that can be read (top + 1: none), `kept` the first that
     trimming left, `past` the earlier epochs, newest first, each with the seq it reached. `epoch` is "" for a stream that
-    does not exist.
+    does not exist. `snapshot` is what is known of everything before `first`, where somebody may need it.
     """
 
     epoch: str
@@ -27,6 +27,7 @@ class Head(NamedTuple):
     first: int
     kept: int
     past: tuple[Cursor, ...] = ()
+    snapshot: dict[str, Any] | None = None
 
 
 NOTHING = Head("", 0, 1, 1)
@@ -34,18 +35,22 @@ NOTHING = Head("", 0, 1, 1)
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Events that cannot be had: `first` to `last`, or an unknown number of them (None) when the epoch changed."""
+    """Events that cannot be had: `first` to `last`, or an unknown number of them (None) when the epoch changed.
+
+    `snapshot` stands for them: `{"seq", "data"}`, what they came to up to a seq.
+    """
 
     reason: Reason
     first: int | None = None
     last: int | None = None
+    snapshot: dict[str, Any] | None = None
 
     def frame(self, stream: str, epoch: str) -> dict[str, Any]:
         """The `gap` frame of the protocol; `epoch` is the one that counts from now on."""
         out: dict[str, Any] = {"type": "gap", "stream": stream, "epoch": epoch, "reason": self.reason}
         if self.first is not None:
             out |= {"from": self.first, "to": self.last}
-        return out
+        return out | ({"snapshot": self.snapshot} if self.snapshot else {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +69,13 @@ def place(cursor: Cursor, head: Head) -> Place:
     if cursor.epoch == head.epoch:
         if cursor.seq > head.top:
             # The reader has events that this log does not: Redis lost them, and their numbers will be used again.
-            return Place(head.first - 1, Gap("epoch_changed"))
+            return Place(head.first - 1, Gap("epoch_changed", snapshot=head.snapshot))
         return _place(cursor.seq, head, moved=False)
     # An older epoch of the same log counts as far as it reached when it ended. What came after the reader's position
     # under that epoch is still there, with the same numbers.
     if any(cursor.epoch == past.epoch and cursor.seq <= past.seq for past in head.past):
         return _place(cursor.seq, head, moved=True)
-    return Place(head.first - 1, Gap("epoch_changed"))
+    return Place(head.first - 1, Gap("epoch_changed", snapshot=head.snapshot))
 
 
 def _place(seq: int, head: Head, *, moved: bool) -> Place:
@@ -78,7 +83,7 @@ def _place(seq: int, head: Head, *, moved: bool) -> Place:
         return Place(seq, None, moved)
     # The log begins later than what trimming recorded: it vanished under its meta.
     reason: Reason = "trimmed" if head.first <= head.kept else "expired"
-    return Place(head.first - 1, Gap(reason, seq + 1, head.first - 1), moved)
+    return Place(head.first - 1, Gap(reason, seq + 1, head.first - 1, head.snapshot), moved)
 
 
 Join = Literal["next", "old", "hole", "other"]

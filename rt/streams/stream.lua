@@ -13,7 +13,7 @@ local function stream_open(log, meta, word)
   local inc = redis.call('GET', 'rt:incarnation') or ''
   local m = redis.call('HMGET', meta, 'epoch', 'seq', 'inc', 'past')
   if not m[1] then
-    redis.call('DEL', log)
+    redis.call('DEL', log, (string.gsub(log, ':log$', ':text')))
     redis.call('HSET', meta, 'epoch', word, 'seq', 0, 'first', 1, 'inc', inc)
     return word, 0
   end
@@ -37,6 +37,39 @@ local function expire(key, seconds)
   if redis.call('EXPIRE', key, seconds, 'GT') == 0 then redis.call('EXPIRE', key, seconds, 'NX') end
 end
 
+-- What a job has said so far goes on in `<stream>:text` when its deltas are trimmed from the log: a reader that comes
+-- later gets it with its gap. `text_seq` in the meta is the last event that it covers; -1 once it can be told no more:
+-- deltas that are no text, a part that was discarded from within, more than 128 KiB, an event that vanished untrimmed.
+local function text_fold(log, meta, entries, keep)
+  local text = string.gsub(log, ':log$', ':text')
+  local m = redis.call('HMGET', meta, 'text_seq', 'text_last')
+  local covered, last = tonumber(m[1] or 0), tonumber(m[2] or 0)
+  if covered < 0 then return end
+  for _, entry in ipairs(entries) do
+    local seq = tonumber((string.gsub(entry[1], '%-0$', '')))
+    local body = entry[2][2]
+    local kind = string.match(body, '^{"seq":%d+,"type":"([^"]+)"')
+    local whole = seq == covered + 1
+    if whole and kind == 'job.delta' then
+      local said = cjson.decode(body).data.text
+      whole = said and redis.call('APPEND', text, said) <= 131072
+      last = seq
+    elseif whole and kind == 'job.restarted' then
+      local kept = cjson.decode(body).data.discard_after
+      if kept == 0 then redis.call('DEL', text) end
+      whole = kept == 0 or kept >= last
+    end
+    if not whole then
+      redis.call('DEL', text)
+      redis.call('HSET', meta, 'text_seq', -1)
+      return
+    end
+    covered = seq
+  end
+  redis.call('HSET', meta, 'text_seq', covered, 'text_last', last)
+  expire(text, keep[2])
+end
+
 -- Appends events (JSON without seq) and announces them once. Returns first and last seq.
 -- `keep` = { length, log_ttl_s, meta_ttl_s }.
 local function stream_add(log, meta, epoch, seq, events, keep)
@@ -49,11 +82,17 @@ local function stream_add(log, meta, epoch, seq, events, keep)
     bytes = bytes + #body
   end
   redis.call('HSET', meta, 'seq', seq)
-  local length = tonumber(keep[1])
-  if redis.call('XLEN', log) > length then
-    redis.call('XTRIM', log, 'MAXLEN', '~', length)
+  local over = redis.call('XLEN', log) - tonumber(keep[1])
+  if over > 0 and not string.find(log, '{job:', 1, true) then
+    redis.call('XTRIM', log, 'MAXLEN', '~', keep[1])
     local head = redis.call('XRANGE', log, '-', '+', 'COUNT', 1)
     if head[1] then redis.call('HSET', meta, 'first', (string.gsub(head[1][1], '%-0$', ''))) end
+  elseif over >= 100 then
+    local old = redis.call('XRANGE', log, '-', '+', 'COUNT', math.min(over, 1000) + 1)
+    local head = table.remove(old)
+    text_fold(log, meta, old, keep)
+    redis.call('XTRIM', log, 'MINID', head[1])
+    redis.call('HSET', meta, 'first', (string.gsub(head[1], '%-0$', '')))
   end
   expire(log, keep[2])
   expire(meta, keep[3])

@@ -13,7 +13,7 @@ from rt.keys import Stream
 from rt.redis import Store
 from rt.settings import Settings
 from rt.streams.log import Authorship, Batch, StreamLog
-from rt.streams.replay import Gap, place
+from rt.streams.replay import NOTHING, Gap, place
 from rt.streams.sessions import open_session
 from tests.helpers import TENANT, eventually, read_all
 
@@ -73,7 +73,7 @@ async def test_tenants_do_not_share_a_stream(streams: StreamLog) -> None:
 
 async def test_a_stream_that_does_not_exist_has_an_empty_head(streams: StreamLog) -> None:
     page = await streams.read(TENANT, str(ROOM), 0)
-    assert page.head == ("", 0, 1, 1, ())
+    assert page.head == NOTHING
     assert page.events == []
     assert await streams.heads(TENANT, [str(ROOM)]) == {str(ROOM): page.head}
 

@@ -272,7 +272,7 @@ async def test_a_burst_ends_when_nothing_is_left_to_do(store: Store, settings: S
 
 
 async def test_a_burst_on_an_empty_queue_ends_at_once(store: Store, settings: Settings) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await Worker(app, settings, store, burst=True).main()
 
 

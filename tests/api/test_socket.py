@@ -1092,6 +1092,7 @@ async def test_what_was_trimmed_is_said(brisk: Served, dial: Dial) -> None:
     assert (told["recovered"], told["seq"]) == (False, last)
     assert (gap["reason"], gap["from"], gap["epoch"]) == ("trimmed", 1, told["epoch"])
     assert 1 <= gap["to"] <= last - 100
+    assert (gap["snapshot"]["seq"], gap["snapshot"]["data"]["status"]) == (gap["to"], "completed")
     await ws.until(lambda: any(one.get("final") for one in ws.frames[before:]))
     assert [one["seq"] for one in ws.frames[before:] if "ts" in one] == list(range(gap["to"] + 1, last + 1))
     await leave(ws)
@@ -1099,6 +1100,7 @@ async def test_what_was_trimmed_is_said(brisk: Served, dial: Dial) -> None:
     assert again.hello["streams"][job]["recovered"] is False
     gap = await again.wait("gap", stream=job)
     assert (gap["reason"], gap["from"]) == ("trimmed", 6)
+    assert gap["snapshot"]["seq"] == gap["to"]
     await again.final(job)
     assert again.seqs(job) == list(range(gap["to"] + 1, last + 1))
 

@@ -265,7 +265,7 @@ async def test_a_burst_ends_when_nothing_is_left_to_do(store: Store, settings: S
     deferred = await jobs.submit("ok", delay_s=0.3)
     async with running(app, settings, store, burst=True):
         main = next(one for one in asyncio.all_tasks() if one.get_name() == "worker under test")
-        done, _ = await asyncio.wait({main}, timeout=10)
+        done, _ = await asyncio.wait({main}, timeout=30)
         assert done
     for id in (*ids, deferred):
         assert await jobs.status(id) == "completed"

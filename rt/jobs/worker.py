@@ -277,18 +277,8 @@ class Worker(ArqWorker):
         space = f"__keyspace@{self.store.db}__"
         bell, abort = keys.doorbell(self.queue_name), f"{space}:arq:abort"
         await listener.subscribe(bell, f"{space}:{self.queue_name}", abort)
-        silent = False
         while True:
-            message = await listener.next(5.0)
-            if message is None:
-                if not self.store.memory:
-                    if silent:
-                        raise Unavailable()
-                    silent = True
-                    await listener.ping()
-                continue
-            silent = False
-            kind, channel, data = message
+            kind, channel, data = await listener.hear()
             if kind == "subscribe":
                 self._wake.set()  # what came while nobody listened
             elif channel == bell and data.startswith(b"cancel "):
@@ -398,10 +388,10 @@ async def _serve(app: App, settings: Settings) -> int:
 
 
 async def run_until_stopped(worker: Worker) -> None:
-    """Runs the worker and says when it is ready: its models are loaded, and Redis answered once."""
+    """Runs the worker and says when it is ready: its models are loaded, and Redis took a write."""
 
     async def ready() -> None:
-        while worker.runner.model is None or not await worker.store.ping():
+        while worker.runner.model is None or not await worker.store.takes_writes():
             await asyncio.sleep(0.05)
         names = ", ".join(sorted(worker.app.jobs))
         print(f"ready worker {worker.name}: {names}", flush=True)  # noqa: T201 - the line that hosts wait for

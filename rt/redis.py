@@ -34,6 +34,8 @@ from rt import keys
 from rt.errors import Unavailable
 from rt.pipeline import Pipeline, Subscriber
 from rt.pipeline import ReplyError as ReplyError
+from rt.sentinel import SCHEME as SENTINEL
+from rt.sentinel import SentinelPool, thread_client
 from rt.settings import BadSettings, Settings
 from rt.telemetry import metrics
 
@@ -90,16 +92,19 @@ class Store:
             self._library: Any = aioredis.Redis(connection_pool=self.pool)
             self._library.response_callbacks.clear()
             return
-        self.pool = aioredis.BlockingConnectionPool.from_url(
-            url,
-            max_connections=_POOLED,
-            timeout=CONNECT_TIMEOUT_S,
-            socket_timeout=SOCKET_TIMEOUT_S,
-            socket_connect_timeout=CONNECT_TIMEOUT_S,
-            redis_connect_func=_note_incarnation,
-            retry=AsyncRetry(NoBackoff(), 0),
-            **({} if url.startswith("unix:") else {"socket_keepalive": True}),
-        )
+        options: dict[str, Any] = {
+            "max_connections": _POOLED,
+            "socket_timeout": SOCKET_TIMEOUT_S,
+            "socket_connect_timeout": CONNECT_TIMEOUT_S,
+            "redis_connect_func": _note_incarnation,
+            "retry": AsyncRetry(NoBackoff(), 0),
+        }
+        if not url.startswith("unix:"):
+            options["socket_keepalive"] = True
+        if url.startswith(SENTINEL):
+            self.pool = SentinelPool(url, **options)
+        else:
+            self.pool = aioredis.BlockingConnectionPool.from_url(url, timeout=CONNECT_TIMEOUT_S, **options)
         self._pipeline = Pipeline(self._connect, timeout_s=SOCKET_TIMEOUT_S, doubt_s=DOUBT_S)
 
     @classmethod
@@ -107,9 +112,12 @@ class Store:
         """Raises BadSettings when no URL is set or it names a Cluster."""
         if not settings.redis_url:
             raise BadSettings("REDIS_URL is not set; for a private server in one command use `rt dev`")
-        if not settings.redis_url.startswith(("redis://", "rediss://", "unix://", "memory://")):
-            raise BadSettings("REDIS_URL must begin with redis://, rediss:// or unix://")
-        return cls(settings.redis_url)
+        if not settings.redis_url.startswith(("redis://", "rediss://", "unix://", "memory://", SENTINEL)):
+            raise BadSettings(f"REDIS_URL must begin with redis://, rediss://, unix:// or {SENTINEL}")
+        try:
+            return cls(settings.redis_url)
+        except ValueError as error:
+            raise BadSettings(f"REDIS_URL: {error}") from None
 
     @property
     def db(self) -> int:
@@ -336,12 +344,9 @@ class ThreadStore:
 
             self._client = fakeredis.FakeRedis(server=_fake_server(url))
         else:
-            self._client = sync_redis.Redis.from_url(
-                url,
-                socket_timeout=CONNECT_TIMEOUT_S,
-                socket_connect_timeout=CONNECT_TIMEOUT_S,
-                max_connections=1,
-            )
+            options = {"socket_timeout": CONNECT_TIMEOUT_S, "socket_connect_timeout": CONNECT_TIMEOUT_S, "max_connections": 1}
+            make = thread_client if url.startswith(SENTINEL) else sync_redis.Redis.from_url
+            self._client = make(url, **options)
 
     def run(self, script: Script, keys: Sequence[str], args: Sequence[Any] = ()) -> Any:
         """Raises Unavailable when the answer did not come."""

@@ -1,6 +1,8 @@
 """Another Redis takes over that has less than was acknowledged: what it lacks is said, and no cursor means another event."""
 
 import asyncio
+import contextlib
+import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -8,12 +10,13 @@ from typing import Any
 
 import pytest
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from rt import keys
 from rt.cursor import Cursor
 from rt.errors import Unavailable
 from rt.keys import parse_stream
-from rt.localredis import PrivateRedis
+from rt.localredis import PrivateRedis, die_with_parent, find_server
 from rt.redis import Store
 from rt.settings import load_settings
 from rt.streams.log import StreamLog
@@ -145,3 +148,64 @@ async def test_a_replica_is_not_taken_for_a_primary_that_it_may_become(tmp_path:
             noted = await store.call("GET", keys.INCARNATION)
             assert noted.decode().split(":")[1] == known["master_replid"]
             await store.close()
+
+
+@asynccontextmanager
+async def sentinel(folder: Path, primary_port: int) -> AsyncIterator[int]:
+    """The port of a Sentinel that watches the service "main", and calls it down after half a second."""
+    port = free_port()
+    settings = {
+        f"port {port}",
+        "bind 127.0.0.1",
+        f"dir {folder}",
+        f"sentinel monitor main 127.0.0.1 {primary_port} 1",
+        "sentinel down-after-milliseconds main 500",
+        "sentinel failover-timeout main 2000",
+    }
+    file = folder / "sentinel.conf"
+    file.write_text("\n".join(sorted(settings)))
+    server = find_server()
+    assert server is not None
+    with open(folder / "sentinel.log", "wb") as log:  # noqa: ASYNC230
+        process = subprocess.Popen(  # noqa: ASYNC220
+            [server.path, file, "--sentinel"], stdout=log, stderr=log, preexec_fn=die_with_parent()
+        )
+    try:
+        yield port
+    finally:
+        process.kill()
+        process.wait()
+
+
+async def test_sentinel_fails_over_to_a_lagging_replica(tmp_path: Path) -> None:
+    """The address of the primary is another one now; nobody told our processes but Sentinel, whom they asked."""
+    with Stack(tmp_path, "tests.chaos.jobs:app", proxied=True) as stack:
+        network = stack.network
+        assert network is not None
+        async with replica_of(stack.redis, network.port, tmp_path) as replica, sentinel(tmp_path, network.port) as port:
+            stack.env["REDIS_URL"] = f"redis+sentinel://127.0.0.1:{port}/main/0"
+            async with Redis(port=port) as asked:
+
+                async def known() -> bool:
+                    with contextlib.suppress(RedisError):
+                        return len(await asked.sentinel_slaves("main")) == 1
+                    return False
+
+                await eventually(known)
+                await asyncio.to_thread(stack.start)
+                async with Scene(stack, tmp_path) as scene:
+                    replica.link.set(HELD)
+                    await scene.live(2)  # the replica has none of this
+                    stack.redis.kill()
+                    await scene.ready(False, 2)
+
+                    async def promoted() -> bool:
+                        return (await asked.sentinel_get_master_addr_by_name("main"))[1] == replica.port
+
+                    await eventually(promoted, within_s=20)
+                    await scene.redis.aclose()
+                    scene.redis = Redis.from_url(replica.server.url)
+                    await asyncio.gather(scene.ready(True, 2), scene.live(2))
+                    assert [[gap["reason"] for gap in one.gaps] for one in scene.journals] == [["epoch_changed"]] * 3
+                    await scene.finish()
+                    await scene.judge(whole=False)

@@ -228,6 +228,9 @@ class Client:
         self.control.append(frame)
         if type == "connected":
             self.session, self.connected = frame["session"], frame
+            if not frame["resumed"]:
+                # It begins where the furthest of the subject's sessions has been, which nobody tells.
+                self.journal(f"user:{frame['subject']}").seq = -1
             for stream, at in frame["streams"].items():
                 self.journal(stream).placed(at["epoch"], at["recovered"])
         elif type == "subscribed":

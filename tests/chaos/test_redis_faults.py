@@ -199,3 +199,19 @@ async def test_a_full_redis_takes_nothing_and_loses_nothing(weathered: Stack, tm
         await asyncio.gather(scene.ready(True, BACK_S), scene.live(BACK_S))
         await scene.finish()
         await scene.judge()
+
+
+async def test_processes_end_in_time_while_redis_is_away(tmp_path: Path) -> None:
+    """However many connections and jobs they have: nobody waits for Redis once for each of them."""
+    drain_s = 2
+    with Stack(tmp_path, "tests.chaos.jobs:app", proxied=True, RT_DRAIN_S=str(drain_s)) as stack:
+        assert stack.network is not None
+        await asyncio.to_thread(stack.start)
+        async with Scene(stack, tmp_path, clients=6) as scene:
+            stack.network.set(HALF_OPEN)
+            await scene.ready(False, NOTICED_S)
+            began = time.monotonic()
+            processes = (*stack.webs, *stack.workers)
+            assert await asyncio.gather(*(asyncio.to_thread(one.terminate) for one in processes)) == [0, 0]
+            assert time.monotonic() - began < drain_s + 10  # 25 s with the 15 s of the default
+            assert stack.tracebacks() == []

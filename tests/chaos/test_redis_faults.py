@@ -32,6 +32,9 @@ NOTICED_S = BACK_S = 2.0
 async def test_a_killed_redis_comes_back_with_all_that_was_written(stack: Stack, tmp_path: Path) -> None:
     stack.start()
     async with Scene(stack, tmp_path) as scene:
+        # With `everysec` a write may wait for the fsync before it, and be lost with the process.
+        await scene.redis.config_set("appendfsync", "always")
+        await scene.live(2)
         stack.redis.kill()
         await scene.ready(False, NOTICED_S)
         await asyncio.sleep(2)  # long enough for all that waits to wait as long as it ever does

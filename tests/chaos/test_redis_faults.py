@@ -1,6 +1,6 @@
 """Redis dies, hangs, slows down, fills up, forgets its scripts. What is checked is what clients were given, and when.
 
-The faults are short here; RT_CHAOS_LONG makes an outage last as long as an operator's worst half minute.
+The faults are short here; CHAOS_LONG in the environment makes an outage last as long as an operator's worst half minute.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from tests.chaos.stack import Stack
 from tests.helpers import eventually
 
 #: Redis may be away this long in a test.
-AWAY_S = 30.0 if "CHAOS_LONG" in os.environ else 6.0
+AWAY_S = 30.0 if "CHAOS_LONG" in os.environ else 4.0
 #: What is promised: readiness, and live delivery after the fault is over.
 NOTICED_S = BACK_S = 2.0
 
@@ -216,5 +216,5 @@ async def test_processes_end_in_time_while_redis_is_away(tmp_path: Path) -> None
             began = time.monotonic()
             processes = (*stack.webs, *stack.workers)
             assert await asyncio.gather(*(asyncio.to_thread(one.terminate) for one in processes)) == [0, 0]
-            assert time.monotonic() - began < drain_s + 10  # 25 s with the 15 s of the default
+            assert time.monotonic() - began < drain_s + 14
             assert stack.tracebacks() == []

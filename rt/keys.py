@@ -17,6 +17,7 @@ DEFAULT_TENANT = "-"
 
 #: The server's `run_id` as it was when somebody last connected: another value means that Redis may have lost something.
 INCARNATION = "rt:incarnation"
+PROBE = "rt:probe"
 #: The lease of the one janitor.
 JANITOR = "rt:janitor"
 #: Accepted jobs whose `job.created` has still to be written: member "<tenant> <job id>", score = when (ms).

@@ -15,6 +15,7 @@ from typing import Any
 import hiredis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
 
 #: Calls that wait for their answers; the next ones wait for a place.
 MAX_UNANSWERED = 256
@@ -83,8 +84,8 @@ class _Wire(asyncio.Protocol):
 class Pipeline:
     """Calls over one connection, which is made by the first call and made anew by the next one after it was lost."""
 
-    def __init__(self, connect: Connect, *, timeout_s: float) -> None:
-        self._connect, self._timeout_s = connect, timeout_s
+    def __init__(self, connect: Connect, *, timeout_s: float, doubt_s: float) -> None:
+        self._connect, self._timeout_s, self._doubt_s = connect, timeout_s, doubt_s
         self._wire: _Wire | None = None
         self._connecting = asyncio.Lock()
         self._failures = 0
@@ -92,13 +93,14 @@ class Pipeline:
         self._places = asyncio.Semaphore(MAX_UNANSWERED)
         self._heard_at = 0.0
         self._watch: asyncio.TimerHandle | None = None
+        self._other: asyncio.Task[None] | None = None
 
     async def call(self, *command: Any) -> Any:
         """Redis's reply as it came: bytes, int, None, lists. Raises ReplyError, RedisError, OSError or TimeoutError.
 
         Cancelling is safe for the connection; whether the command took effect is then unknown, as it is after any
-        error but ReplyError. When Redis has been silent for `timeout_s` while answers are due, the connection is given
-        up and all of them fail.
+        error but ReplyError. When Redis has been silent for `timeout_s` while answers are due, or for `doubt_s` and a new
+        connection gets its answers, the connection is given up and all of them fail.
         """
         async with self._places:
             wire = self._wire
@@ -109,7 +111,7 @@ class Pipeline:
             if not self._unanswered:
                 self._heard_at = wire._loop.time()
                 if self._watch is None:
-                    self._watch = wire._loop.call_later(self._timeout_s, self._look)
+                    self._watch = wire._loop.call_later(self._doubt_s, self._look)
             self._unanswered.append(answer)
             reply = await answer
             if isinstance(reply, Exception):
@@ -118,6 +120,8 @@ class Pipeline:
 
     def close(self) -> None:
         """Closes at once; what is unanswered fails."""
+        if self._other is not None:
+            self._other.cancel()
         if self._wire is not None:
             self._wire.abort()
 
@@ -157,11 +161,29 @@ class Pipeline:
         wire = self._wire
         if wire is None or not self._unanswered:
             return
-        left_s = self._heard_at + self._timeout_s - wire._loop.time()
-        if left_s <= 0:
+        silent_s = wire._loop.time() - self._heard_at
+        if silent_s >= self._timeout_s:
             wire.abort()
+            return
+        if silent_s >= self._doubt_s and self._other is None:
+            self._other = asyncio.create_task(self._try_another(wire))
+        next_s = (self._doubt_s if silent_s < self._doubt_s else self._timeout_s) - silent_s
+        self._watch = wire._loop.call_later(next_s, self._look)
+
+    async def _try_another(self, doubted: _Wire) -> None:
+        """A connection whose other end is gone is as silent as a Redis that is: only a new one tells which it is."""
+        heard_at = self._heard_at
+        try:
+            connection = await self._connect()
+        except (RedisError, OSError, TimeoutError):
+            return  # it is Redis, or all of the network
+        finally:
+            self._other = None
+        if self._wire is doubted and self._heard_at == heard_at:
+            doubted.abort()
+            self._wire = _Wire(connection, self._answer, self._lost)
         else:
-            self._watch = wire._loop.call_later(left_s, self._look)
+            await connection.disconnect(nowait=True)
 
 
 class Subscriber:

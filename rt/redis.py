@@ -34,6 +34,8 @@ from rt import keys
 from rt.errors import Unavailable
 from rt.pipeline import Pipeline, Subscriber
 from rt.pipeline import ReplyError as ReplyError
+from rt.sentinel import SCHEME as SENTINEL
+from rt.sentinel import SentinelPool, thread_client
 from rt.settings import BadSettings, Settings
 from rt.telemetry import metrics
 
@@ -42,6 +44,9 @@ T = TypeVar("T")
 #: Longest wait for an answer. A server that is slow by 100 ms a command is still in time; a dead one is noticed.
 SOCKET_TIMEOUT_S = 5.0
 CONNECT_TIMEOUT_S = 2.0
+#: Silence of a connection after which another one is tried beside it: the network may have lost the one and be back.
+DOUBT_S = 1.0
+_BESIDE_S = 0.5
 #: Shortest and longest wait before a call that Redis did not answer is repeated, where it may be.
 _AGAIN_S = (0.02, 1.0)
 #: Connections for what is not ours, such as arq's own client.
@@ -87,26 +92,32 @@ class Store:
             self._library: Any = aioredis.Redis(connection_pool=self.pool)
             self._library.response_callbacks.clear()
             return
-        self.pool = aioredis.BlockingConnectionPool.from_url(
-            url,
-            max_connections=_POOLED,
-            timeout=CONNECT_TIMEOUT_S,
-            socket_timeout=SOCKET_TIMEOUT_S,
-            socket_connect_timeout=CONNECT_TIMEOUT_S,
-            redis_connect_func=_note_incarnation,
-            retry=AsyncRetry(NoBackoff(), 0),
-            **({} if url.startswith("unix:") else {"socket_keepalive": True}),
-        )
-        self._pipeline = Pipeline(self._connect, timeout_s=SOCKET_TIMEOUT_S)
+        options: dict[str, Any] = {
+            "max_connections": _POOLED,
+            "socket_timeout": SOCKET_TIMEOUT_S,
+            "socket_connect_timeout": CONNECT_TIMEOUT_S,
+            "redis_connect_func": _note_incarnation,
+            "retry": AsyncRetry(NoBackoff(), 0),
+        }
+        if not url.startswith("unix:"):
+            options["socket_keepalive"] = True
+        if url.startswith(SENTINEL):
+            self.pool = SentinelPool(url, **options)
+        else:
+            self.pool = aioredis.BlockingConnectionPool.from_url(url, timeout=CONNECT_TIMEOUT_S, **options)
+        self._pipeline = Pipeline(self._connect, timeout_s=SOCKET_TIMEOUT_S, doubt_s=DOUBT_S)
 
     @classmethod
     def of(cls, settings: Settings) -> "Store":
         """Raises BadSettings when no URL is set or it names a Cluster."""
         if not settings.redis_url:
             raise BadSettings("REDIS_URL is not set; for a private server in one command use `rt dev`")
-        if not settings.redis_url.startswith(("redis://", "rediss://", "unix://", "memory://")):
-            raise BadSettings("REDIS_URL must begin with redis://, rediss:// or unix://")
-        return cls(settings.redis_url)
+        if not settings.redis_url.startswith(("redis://", "rediss://", "unix://", "memory://", SENTINEL)):
+            raise BadSettings(f"REDIS_URL must begin with redis://, rediss://, unix:// or {SENTINEL}")
+        try:
+            return cls(settings.redis_url)
+        except ValueError as error:
+            raise BadSettings(f"REDIS_URL: {error}") from None
 
     @property
     def db(self) -> int:
@@ -138,11 +149,11 @@ class Store:
                 self._pipeline.close()  # a primary no longer: the address may lead to another one by now
             raise _refusal(error) from error
 
-    async def ping(self, timeout_s: float = 1.0) -> bool:
-        """Whether Redis answers in time; never raises."""
+    async def takes_writes(self, timeout_s: float = 1.0) -> bool:
+        """Whether Redis takes a write in time; never raises. One that is full, or a replica by now, still answers PING."""
         try:
             async with asyncio.timeout(timeout_s):
-                await self.call("PING")
+                await self.call("SET", keys.PROBE, 1, "PX", 1000)
         except (Unavailable, ReplyError, TimeoutError):
             return False
         return True
@@ -195,13 +206,37 @@ class Store:
         await self.pool.aclose()
 
     async def _connect(self) -> AbstractConnection:
-        connection: AbstractConnection = self.pool.make_connection()
+        """Of several tries, each begun beside those that are not answered yet, the first that is.
+
+        A try that the network swallowed would only be heard of seconds after the network is back. A try that fails is
+        the answer.
+        """
+
+        async def one() -> AbstractConnection:
+            connection: AbstractConnection = self.pool.make_connection()
+            try:
+                await _heeding_cancel(connection.connect())  # type: ignore[no-untyped-call]
+            except BaseException:
+                await connection.disconnect(nowait=True)
+                raise
+            return connection
+
+        tries: list[asyncio.Task[AbstractConnection]] = []
+        done: set[asyncio.Task[AbstractConnection]] = set()
         try:
-            await _heeding_cancel(connection.connect())  # type: ignore[no-untyped-call]
-        except BaseException:
-            await connection.disconnect(nowait=True)
-            raise
-        return connection
+            async with asyncio.timeout(SOCKET_TIMEOUT_S):
+                while not done:
+                    tries.append(asyncio.create_task(one()))
+                    done, _ = await asyncio.wait(tries, timeout=_BESIDE_S, return_when=asyncio.FIRST_COMPLETED)
+            first = done.pop()
+            tries.remove(first)
+            return first.result()
+        finally:
+            for late in tries:
+                late.cancel()
+            for result in await asyncio.gather(*tries, return_exceptions=True):
+                if isinstance(result, AbstractConnection):
+                    await result.disconnect(nowait=True)
 
 
 async def _heeding_cancel(awaitable: Awaitable[T]) -> T:
@@ -252,6 +287,21 @@ class Listener:
         """The next `(kind, channel, data)`, or None when none came in time. Raises Unavailable when the connection is lost."""
         return await self._guard(self._subscriber.next(timeout_s))
 
+    async def hear(self) -> tuple[str, str, bytes]:
+        """The next `(kind, channel, data)`, however long it takes. Cancelling is safe.
+
+        Raises Unavailable when the connection is lost, or says nothing for `DOUBT_S` and then nothing to a PING.
+        """
+        while True:
+            message = await self.next(DOUBT_S)
+            if message is None and isinstance(self._subscriber, Subscriber):
+                await self.ping()
+                message = await self.next(DOUBT_S)
+                if message is None:
+                    raise Unavailable()
+            if message is not None and message[0] != "pong":
+                return message
+
     async def _guard(self, awaitable: Awaitable[T]) -> T:
         try:
             return await awaitable
@@ -294,12 +344,9 @@ class ThreadStore:
 
             self._client = fakeredis.FakeRedis(server=_fake_server(url))
         else:
-            self._client = sync_redis.Redis.from_url(
-                url,
-                socket_timeout=CONNECT_TIMEOUT_S,
-                socket_connect_timeout=CONNECT_TIMEOUT_S,
-                max_connections=1,
-            )
+            options = {"socket_timeout": CONNECT_TIMEOUT_S, "socket_connect_timeout": CONNECT_TIMEOUT_S, "max_connections": 1}
+            make = thread_client if url.startswith(SENTINEL) else sync_redis.Redis.from_url
+            self._client = make(url, **options)
 
     def run(self, script: Script, keys: Sequence[str], args: Sequence[Any] = ()) -> Any:
         """Raises Unavailable when the answer did not come."""
@@ -326,22 +373,35 @@ def _refusal(error: Exception) -> Exception:
 
 
 async def _note_incarnation(connection: AbstractConnection) -> None:
-    """Writes down the server's `run_id` before the first command of each new connection.
+    """Writes down which incarnation of the server this is, before the first command of each new connection.
 
-    A server that restarted or failed over may have less than was acknowledged. It has another `run_id`, every
-    connection to it is new, and so no append can happen before the new id stands in `rt:incarnation`: `append.lua`
-    compares it with the one that each stream was last written under. A server that refuses INFO is one incarnation.
+    A server that restarted or failed over may have less than was acknowledged. It is another incarnation, every
+    connection to it is new, and so no append can happen before that stands in `rt:incarnation`: `stream.lua` compares
+    it with the one that each stream was last written under. A restart changes `run_id`; a promotion `master_replid`,
+    also where it leads back to a server that was the primary before. A server that refuses INFO is one incarnation.
+
+    Where the note cannot be written, nothing may be: raises RedisConnectionError, also of a replica, which may be
+    promoted while this connection lives.
     """
     await connection.on_connect()
+    known: dict[str, str] = {}
     try:
-        await connection.send_command("INFO", "server")
-        info: Any = await connection.read_response()
-        run_id = next((line[7:] for line in _text(info).splitlines() if line.startswith("run_id:")), "")
-        if run_id:
-            await connection.send_command("SET", keys.INCARNATION, run_id.strip())
-            await connection.read_response()
+        for section in ("server", "replication"):
+            await connection.send_command("INFO", section)
+            info: Any = await connection.read_response()
+            known |= dict(line.split(":", 1) for line in _text(info).splitlines() if ":" in line)
     except ResponseError:
-        return  # INFO is not allowed here, or this is a replica that takes no writes
+        pass  # INFO is not allowed here
+    if "run_id" not in known:
+        return
+    incarnation = f"{known['run_id']}:{known.get('master_replid', '')}"
+    try:
+        await connection.send_command("GET", keys.INCARNATION)
+        if _text(await connection.read_response()) != incarnation:  # a full Redis that knows it already may still be read
+            await connection.send_command("SET", keys.INCARNATION, incarnation)
+            await connection.read_response()
+    except ResponseError as error:
+        raise RedisConnectionError("no write is taken here") from error
 
 
 def _text(value: Any) -> str:

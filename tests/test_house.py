@@ -29,6 +29,7 @@ LINES: list[tuple[str, set[str]]] = [
             "rt.keys",
             "rt.telemetry",
             "rt.pipeline",
+            "rt.sentinel",
             "rt.redis",
             "rt.tokens",
             "rt.localredis",
@@ -43,7 +44,7 @@ LINES: list[tuple[str, set[str]]] = [
 
 #: Who may know a library. A name stands for its whole package.
 LIBRARIES: dict[str, set[str]] = {
-    "redis": {"rt.redis", "rt.pipeline", "rt.streams", "rt.jobs"},
+    "redis": {"rt.redis", "rt.pipeline", "rt.sentinel", "rt.streams", "rt.jobs"},
     "fakeredis": {"rt.redis"},
     "arq": {"rt.jobs.queue", "rt.jobs.worker"},
     "fastapi": {"rt.api"},

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from redis.asyncio.connection import UnixDomainSocketConnection
+from redis.asyncio.connection import Connection, UnixDomainSocketConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from rt.localredis import PrivateRedis
 from rt.pipeline import MAX_UNANSWERED, MAX_UNREAD, Pipeline, ReplyError, Subscriber
+from tests.chaos.proxy import HALF_OPEN, Proxy
 from tests.helpers import eventually
 
 TIMEOUT_S = 0.5
@@ -48,7 +49,7 @@ def library(server: PrivateRedis) -> Library:
 
 @pytest.fixture
 async def pipeline(library: Library) -> AsyncIterator[Pipeline]:
-    one = Pipeline(library.connect, timeout_s=TIMEOUT_S)
+    one = Pipeline(library.connect, timeout_s=TIMEOUT_S, doubt_s=TIMEOUT_S)
     yield one
     one.close()
 
@@ -109,6 +110,45 @@ async def test_a_silent_server_fails_what_waits_and_the_next_call_connects_anew(
     assert library.asked == 2
 
 
+@pytest.fixture
+async def beyond(server: PrivateRedis) -> AsyncIterator[tuple[Pipeline, Proxy]]:
+    """A pipeline that reaches the server through a proxy, and doubts its connection long before it gives it up."""
+    async with Proxy(server.url.removeprefix("unix://")) as proxy:
+
+        async def connect() -> Any:
+            connection = Connection(port=proxy.port)
+            await connection.connect()  # type: ignore[no-untyped-call]
+            return connection
+
+        one = Pipeline(connect, timeout_s=30, doubt_s=0.1)
+        yield one, proxy
+        one.close()
+
+
+async def test_a_connection_that_only_seems_open_is_given_up_when_a_new_one_gets_answers(beyond: tuple[Pipeline, Proxy]) -> None:
+    pipeline, proxy = beyond
+    await pipeline.call("PING")
+    proxy.set(HALF_OPEN, which=lambda link: True)  # but not those to come
+    async with asyncio.timeout(5):
+        said = await asyncio.gather(*(pipeline.call("PING") for _ in range(3)), return_exceptions=True)
+        assert [type(one) for one in said] == [RedisConnectionError] * 3
+        assert await pipeline.call("PING") == b"PONG"
+    assert proxy.statistics().accepted == 2, "the one that was tried is the one that is used"
+
+
+async def test_a_server_that_is_silent_itself_keeps_its_connection(beyond: tuple[Pipeline, Proxy], server: PrivateRedis) -> None:
+    pipeline, proxy = beyond
+    id = await pipeline.call("CLIENT", "ID")
+    os.kill(server.pid, signal.SIGSTOP)
+    waiting = asyncio.create_task(pipeline.call("ECHO", "late"))
+    await eventually(lambda: proxy.statistics().accepted == 2)
+    await asyncio.sleep(0.2)
+    os.kill(server.pid, signal.SIGCONT)
+    assert await waiting == b"late"
+    await eventually(lambda: proxy.statistics().open == 1)
+    assert await pipeline.call("CLIENT", "ID") == id
+
+
 async def test_a_killed_server_fails_what_waits_at_once(pipeline: Pipeline, server: PrivateRedis) -> None:
     await pipeline.call("PING")
     os.kill(server.pid, signal.SIGSTOP)
@@ -126,7 +166,7 @@ async def test_a_killed_server_fails_what_waits_at_once(pipeline: Pipeline, serv
 
 async def test_many_calls_to_a_server_that_is_away_make_one_attempt(tmp_path: Path) -> None:
     library = Library(tmp_path / "nobody")
-    pipeline = Pipeline(library.connect, timeout_s=TIMEOUT_S)
+    pipeline = Pipeline(library.connect, timeout_s=TIMEOUT_S, doubt_s=TIMEOUT_S)
     said = await asyncio.gather(*(pipeline.call("PING") for _ in range(50)), return_exceptions=True)
     assert all(isinstance(one, RedisConnectionError) for one in said)
     assert library.asked == 1
@@ -136,7 +176,7 @@ async def test_many_calls_to_a_server_that_is_away_make_one_attempt(tmp_path: Pa
 
 
 async def test_a_caller_that_is_cancelled_while_connecting_leaves_the_others_a_connection(library: Library) -> None:
-    pipeline = Pipeline(library.connect, timeout_s=TIMEOUT_S)
+    pipeline = Pipeline(library.connect, timeout_s=TIMEOUT_S, doubt_s=TIMEOUT_S)
     first, second = asyncio.create_task(pipeline.call("ECHO", "1")), asyncio.create_task(pipeline.call("ECHO", "2"))
     await asyncio.sleep(0)
     first.cancel()
@@ -160,7 +200,7 @@ async def test_something_that_is_no_redis_is_an_error(tmp_path: Path) -> None:
         return connection
 
     async with await asyncio.start_unix_server(gibberish, tmp_path / "web"):
-        pipeline = Pipeline(bare, timeout_s=5)
+        pipeline = Pipeline(bare, timeout_s=5, doubt_s=5)
         async with asyncio.timeout(1):
             with pytest.raises(RedisConnectionError):
                 await pipeline.call("PING")
@@ -168,7 +208,7 @@ async def test_something_that_is_no_redis_is_an_error(tmp_path: Path) -> None:
 
 
 async def test_closing_fails_what_waits_and_leaves_no_connection(library: Library, pipeline: Pipeline, server: PrivateRedis) -> None:
-    other = Pipeline(library.connect, timeout_s=TIMEOUT_S)
+    other = Pipeline(library.connect, timeout_s=TIMEOUT_S, doubt_s=TIMEOUT_S)
     await other.call("PING")
     os.kill(server.pid, signal.SIGSTOP)
     waiting = asyncio.create_task(other.call("PING"))

@@ -18,7 +18,7 @@ from rt.telemetry import REGISTRY
 
 #: A dead Redis shows within the sum of both.
 _FRESH_S = 1.0
-_PING_S = 0.9
+_WRITE_S = 0.9
 
 router = APIRouter(tags=["health"])
 
@@ -34,7 +34,7 @@ class Ready(BaseModel):
 
 
 class RedisCheck:
-    """Whether Redis answers: asked at most once a second, however many ask here."""
+    """Whether Redis takes writes: asked at most once a second, however many ask here."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -46,7 +46,7 @@ class RedisCheck:
         async with self._asking:
             now = time.monotonic()
             if now >= self._asked_at + _FRESH_S:
-                self._ok = await self._store.ping(_PING_S)
+                self._ok = await self._store.takes_writes(_WRITE_S)
                 self._asked_at = now
             return self._ok
 
@@ -59,7 +59,7 @@ async def alive() -> dict[str, bool]:
 
 @router.get("/readyz", response_model=Ready, responses={503: {"description": "Not ready.", "model": Ready}})
 async def ready(request: Request, parts: Parts) -> Response:
-    """Whether this process should get requests: Redis answers, and it is not about to end."""
+    """Whether this process should get requests: Redis takes writes, and this is not about to end."""
     redis: RedisCheck = request.app.state.redis_check
     checks = [{"name": "redis", "ok": await redis.ok()}, {"name": "not draining", "ok": not parts.draining.is_set()}]
     good = all(one["ok"] for one in checks)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from rt.errors import Unavailable
-from rt.redis import Store, load_script
+from rt.redis import CONNECT_TIMEOUT_S, Store, load_script
 
 RENEW = load_script("streams/stream", "jobs/job", "jobs/renew")
 
@@ -47,7 +47,7 @@ class Leases:
     def stop(self) -> None:
         """Stops renewing; what is still held lapses within the lease."""
         self._stop.set()
-        self._thread.join(timeout=5)
+        self._thread.join(timeout=CONNECT_TIMEOUT_S)  # one call, at most, is under way
 
     def tick(self) -> None:
         """The loop turns."""

@@ -45,8 +45,9 @@ HEARTBEAT_S = 5.0
 BLIND_POLL_S = 0.05
 #: Turns of the loop from a claim to a job's first line: its run, its attempt, its function.
 _TURNS_TO_START = 3
-#: How long Redis may take the worker's last words at the end.
+#: How long Redis may take to hear of the runs that are handed back at the end, and then of the worker itself.
 _LAST_WORDS_S = 5.0
+_GOODBYE_S = 1.0
 
 
 class Worker(ArqWorker):
@@ -69,6 +70,7 @@ class Worker(ArqWorker):
         self._wake = asyncio.Event()
         self._stopping = asyncio.Event()
         self._hurry = asyncio.Event()
+        self._stopped_at = 0.0
         self._next_due_s: float | None = None
         self._poll_s = settings.poll_s
         super().__init__(
@@ -126,6 +128,8 @@ class Worker(ArqWorker):
         self.allow_pick_jobs = False
         if self._stopping.is_set():
             self._hurry.set()
+        else:
+            self._stopped_at = time.monotonic()
         self._stopping.set()
         self._wake.set()
 
@@ -155,10 +159,12 @@ class Worker(ArqWorker):
 
     async def _drain(self) -> None:
         if self.runs:
-            log.info("draining", jobs=len(self.runs), wait_s=self.settings.drain_s)
+            # A claim that Redis did not answer has taken its part of the time.
+            wait_s = max(0.0, self._stopped_at + self.settings.drain_s - time.monotonic())
+            log.info("draining", jobs=len(self.runs), wait_s=round(wait_s, 1))
             hurry = asyncio.ensure_future(self._hurry.wait())
             done = asyncio.ensure_future(asyncio.wait(list(self.tasks.values())))
-            await asyncio.wait({hurry, done}, timeout=self.settings.drain_s, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({hurry, done}, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
             hurry.cancel()
             done.cancel()
             for run in self.runs.values():
@@ -169,9 +175,10 @@ class Worker(ArqWorker):
                 task.cancel()
             if late:
                 await asyncio.wait(late)
-        with contextlib.suppress(Unavailable):
-            await self.store.call("DEL", keys.worker(self.name))
-            await self.store.call("ZREM", keys.WORKERS, self.name)
+        with contextlib.suppress(Unavailable, TimeoutError):
+            async with asyncio.timeout(_GOODBYE_S):
+                await self.store.call("DEL", keys.worker(self.name))
+                await self.store.call("ZREM", keys.WORKERS, self.name)
 
     # finding and running jobs
 
@@ -277,18 +284,8 @@ class Worker(ArqWorker):
         space = f"__keyspace@{self.store.db}__"
         bell, abort = keys.doorbell(self.queue_name), f"{space}:arq:abort"
         await listener.subscribe(bell, f"{space}:{self.queue_name}", abort)
-        silent = False
         while True:
-            message = await listener.next(5.0)
-            if message is None:
-                if not self.store.memory:
-                    if silent:
-                        raise Unavailable()
-                    silent = True
-                    await listener.ping()
-                continue
-            silent = False
-            kind, channel, data = message
+            kind, channel, data = await listener.hear()
             if kind == "subscribe":
                 self._wake.set()  # what came while nobody listened
             elif channel == bell and data.startswith(b"cancel "):
@@ -398,10 +395,10 @@ async def _serve(app: App, settings: Settings) -> int:
 
 
 async def run_until_stopped(worker: Worker) -> None:
-    """Runs the worker and says when it is ready: its models are loaded, and Redis answered once."""
+    """Runs the worker and says when it is ready: its models are loaded, and Redis took a write."""
 
     async def ready() -> None:
-        while worker.runner.model is None or not await worker.store.ping():
+        while worker.runner.model is None or not await worker.store.takes_writes():
             await asyncio.sleep(0.05)
         names = ", ".join(sorted(worker.app.jobs))
         print(f"ready worker {worker.name}: {names}", flush=True)  # noqa: T201 - the line that hosts wait for

@@ -30,6 +30,8 @@ FLUSH_S = 1.0
 #: An untouched session is renewed this often while it is connected.
 RENEW_S = 600.0
 _A_CALL = 200
+#: How long a connection that ends waits for its acknowledgements to be stored.
+_LAST_WORDS_S = 2.0
 
 
 class Known(NamedTuple):
@@ -119,6 +121,7 @@ class Cursors:
         self._store = store
         self._settings = settings
         self._entries: set[Entry] = set()
+        self._leaving: set[Entry] = set()
         self._saving = asyncio.Lock()
 
     def add(self, entry: Entry) -> None:
@@ -131,12 +134,22 @@ class Cursors:
         await self.save([entry])
 
     async def remove(self, entry: Entry) -> None:
-        """Stores what is left of it. Never raises: what cannot be stored is read again by the client."""
+        """Stores what is left of it, if Redis takes it in time. Never raises: what is not stored is read again by the client.
+
+        All that leave while one call is under way go with the next: a process that drains without a Redis would otherwise
+        wait for it once for each of its connections.
+        """
         self._entries.discard(entry)
+        self._leaving.add(entry)
         try:
-            await self.save([entry])
-        except Unavailable:
+            async with asyncio.timeout(_LAST_WORDS_S), self._saving:
+                if entry in self._leaving:
+                    leaving, self._leaving = self._leaving, set()
+                    await self._save_all(list(leaving))
+        except (Unavailable, TimeoutError):
             metrics.redis_errors.labels("cursors").inc()
+        finally:
+            self._leaving.discard(entry)
 
     async def run(self) -> None:
         while True:
@@ -149,13 +162,20 @@ class Cursors:
                 metrics.redis_errors.labels("cursors").inc()
 
     async def flush(self) -> None:
-        """Stores everything now. Raises Unavailable."""
-        await self.save([one for one in self._entries if one.fields or one.furthest])
+        """Stores everything now, for the end. Raises Unavailable, soon."""
+        try:
+            async with asyncio.timeout(_LAST_WORDS_S):
+                await self.save([one for one in self._entries if one.fields or one.furthest])
+        except TimeoutError:
+            raise Unavailable() from None
 
     async def save(self, entries: list[Entry]) -> None:
         async with self._saving:
-            for start in range(0, len(entries), _A_CALL):
-                await self._save(entries[start : start + _A_CALL])
+            await self._save_all(entries)
+
+    async def _save_all(self, entries: list[Entry]) -> None:
+        for start in range(0, len(entries), _A_CALL):
+            await self._save(entries[start : start + _A_CALL])
 
     async def _save(self, entries: list[Entry]) -> None:
         # Taken before the call: what changes during it belongs to the next one.

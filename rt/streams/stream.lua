@@ -8,7 +8,8 @@ end
 
 -- The stream's epoch and top, beginning it where it does not exist. `word` names a new epoch.
 -- A stream that was last written under another incarnation of Redis may have lost its newest events, seq and all:
--- it goes on under a new epoch, and `past` keeps what the last eight were and how far each reached.
+-- it goes on under a new epoch, and `past` keeps what the last eight were and how far each reached. So it does when it
+-- was written while nobody knew the incarnation (a FLUSHALL takes that note as well): there may have been another since.
 local function stream_open(log, meta, word)
   local inc = redis.call('GET', 'rt:incarnation') or ''
   local m = redis.call('HMGET', meta, 'epoch', 'seq', 'inc', 'past')
@@ -18,10 +19,6 @@ local function stream_open(log, meta, word)
     return word, 0
   end
   if m[3] ~= inc and inc ~= '' then
-    if m[3] == '' then
-      redis.call('HSET', meta, 'inc', inc)
-      return m[1], tonumber(m[2])
-    end
     local kept = { m[1] .. ':' .. m[2] }
     for one in string.gmatch(m[4] or '', '%S+') do
       if #kept < 8 then kept[#kept + 1] = one end

@@ -24,8 +24,6 @@ log = get_logger("rt.tail")
 #: A running job's stream ought to move; its lost last event is noticed within one round.
 ACTIVE_CHECK_S = 2.0
 IDLE_CHECK_S = 30.0
-#: Silence after which the connection is asked whether it lives, and again the same time for its answer.
-PING_S = 5.0
 _RECONNECT_S = (0.05, 1.0)
 _ALWAYS = "rt:tail"
 
@@ -143,19 +141,9 @@ class Tail:
         await listener.subscribe(_ALWAYS)
         subscriber = group.create_task(self._subscribe(listener), name="tail subscriptions")
         self._listener = listener
-        silent = False
         try:
             while True:
-                message = await listener.next(PING_S)
-                if message is None:
-                    if silent and not self._store.memory:
-                        raise Unavailable()
-                    silent = True
-                    if not self._store.memory:
-                        await listener.ping()
-                    continue
-                silent = False
-                kind, channel, data = message
+                kind, channel, data = await listener.hear()
                 if kind == "message":
                     if one := self._followed.get(channel):
                         self._announce(one, data)

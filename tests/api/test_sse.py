@@ -217,7 +217,7 @@ async def test_a_redis_that_dies_and_comes_back_is_survived_without_a_hole(serve
             before = [await anext(blocks) for _ in range(3)]
             redis.kill()
             redis.start()
-            await eventually(web.services.store.ping)
+            await eventually(web.services.store.takes_writes)
             await publish(web, "room:x", 2)
             after = [await anext(blocks) for _ in range(2)]
     assert seqs(before + after) == [1, 2, 3, 4, 5]

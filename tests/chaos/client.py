@@ -30,6 +30,8 @@ class Journal:
         self.gaps: list[dict[str, Any]] = []
         self.faults: list[str] = []
         self.repeated = 0
+        #: What was given under each cursor. It is that event's for ever, whatever Redis lost since.
+        self.held: dict[tuple[str, int], dict[str, Any]] = {}
         self._last_here = -1
 
     @property
@@ -56,7 +58,8 @@ class Journal:
                 self.faults.append(f"the gap begins at {frame['from']}, but {self.seq} was the last")
             self.seq = frame["to"]
         else:
-            self.seq = -1
+            # What was there counts no more: it begins anew with the first event kept.
+            self.seq, self.events = -1, []
         self._last_here = -1
 
     def add(self, event: dict[str, Any]) -> None:
@@ -64,6 +67,8 @@ class Journal:
         if self._last_here >= 0 and seq != self._last_here + 1:
             self.faults.append(f"{seq} after {self._last_here} on one connection")
         self._last_here = seq
+        if self.held.setdefault((self.epoch, seq), event) != event:
+            self.faults.append(f"another event under {self.epoch}:{seq}")
         if self.seq >= 0 and seq <= self.seq:
             self.repeated += 1
             return
@@ -223,6 +228,9 @@ class Client:
         self.control.append(frame)
         if type == "connected":
             self.session, self.connected = frame["session"], frame
+            if not frame["resumed"]:
+                # It begins where the furthest of the subject's sessions has been, which nobody tells.
+                self.journal(f"user:{frame['subject']}").seq = -1
             for stream, at in frame["streams"].items():
                 self.journal(stream).placed(at["epoch"], at["recovered"])
         elif type == "subscribed":

@@ -40,3 +40,14 @@ def deadly(job: JobContext, mended: str) -> dict[str, int]:
     if not Path(mended).exists():
         os._exit(1)
     return {"attempt": job.attempt}
+
+
+@app.job(max_attempts=9, timeout_s=600, keep=lambda past: True)
+async def count(job: JobContext, until: str, every_ms: int) -> dict[str, int]:
+    """Counts aloud until somebody puts a file at the path `until`: a job as long as the fault that it is to live through."""
+    number = job.past.text.count(" ")
+    while not Path(until).exists():  # noqa: ASYNC240
+        await job.emit(f"{number} ")
+        number += 1
+        await asyncio.sleep(every_ms / 1000)
+    return {"count": number}

@@ -10,9 +10,11 @@ import time
 from pathlib import Path
 
 import httpx2
+from redis.asyncio import Redis
 
 from rt.localredis import PrivateRedis
 from rt.tokens import mint
+from tests.chaos.proxy import Proxy
 
 SECRET = "a secret of the tests that is long enough to sign"
 ROOT = Path(__file__).parent.parent.parent
@@ -88,11 +90,13 @@ class Process:
 
 
 class Stack:
-    """One Redis, and as many web and worker processes as a test asks for."""
+    """One Redis, and as many web and worker processes as a test asks for. They reach it through `network`, when there is one."""
 
-    def __init__(self, folder: Path, app: str = "rt.builtin:app", **env: str) -> None:
+    def __init__(self, folder: Path, app: str = "rt.builtin:app", *, proxied: bool = False, **env: str) -> None:
         self.app = app
-        self.redis = PrivateRedis(folder, port=free_port(), aof=True)
+        self.redis_port = free_port()
+        self.redis = PrivateRedis(folder, port=self.redis_port, aof=True)
+        self.network = Proxy(self.redis_port) if proxied else None
         self.env = {"RT_SECRET": SECRET, "RT_HOST": "127.0.0.1", "RT_LEASE_S": "2", "RT_DRAIN_S": "2", **env}
         self.webs: list[Process] = []
         self.workers: list[Process] = []
@@ -101,11 +105,16 @@ class Stack:
     def __enter__(self) -> "Stack":
         self.redis.__enter__()
         self.env["REDIS_URL"] = self.redis.url
+        if self.network:
+            self.network.__enter__()
+            self.env["REDIS_URL"] = f"redis://127.0.0.1:{self.network.port}/0"
         return self
 
     def __exit__(self, *exc: object) -> None:
         for one in (*self.webs, *self.workers):
             one.end()
+        if self.network:
+            self.network.__exit__()
         self.redis.__exit__(None, None, None)
 
     def web(self, port: int | None = None) -> Process:
@@ -140,6 +149,10 @@ class Stack:
 
     def token(self, subject: str = "alice", *scopes: str) -> str:
         return mint(SECRET, subject, scopes or ("jobs:write", "jobs:read", "streams:read", "streams:publish"), 3600)
+
+    def direct(self) -> "Redis[bytes]":
+        """The server itself, past the proxy; close it."""
+        return Redis.from_url(self.redis.url)
 
     def tracebacks(self) -> list[str]:
         return [line for one in (*self.webs, *self.workers) for line in one.tracebacks()]

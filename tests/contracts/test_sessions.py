@@ -1,6 +1,7 @@
 """Sessions in Redis: whose they are, which connection is the newest, and how far each stream was read."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,7 @@ from rt.redis import Store
 from rt.settings import Settings, load_settings
 from rt.streams import sessions as sessions_module
 from rt.streams.sessions import Cursors, Entry, Known, Session, open_session
+from tests.chaos.proxy import HALF_OPEN, Proxy
 from tests.helpers import TENANT, eventually
 
 
@@ -152,6 +154,48 @@ async def test_removing_a_connection_stores_what_is_left_and_calls_nobody(store:
     connection.entry.fields = {"c:room:tea": "aa:4"}
     await cursors.remove(connection.entry)  # of an older generation by now
     assert connection.taken_over == 0
+
+
+async def test_connections_that_end_together_are_stored_together(
+    store: Store, settings: Settings, cursors: Cursors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connections = [Connection(await opened(store, settings)) for _ in range(100)]
+    for one in connections:
+        cursors.add(one.entry)
+        one.entry.fields = {"c:room:x": "e:1"}
+    run, calls = store.run, 0
+
+    async def counted(*args: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return await run(*args)
+
+    monkeypatch.setattr(store, "run", counted)
+    await asyncio.gather(*(cursors.remove(one.entry) for one in connections))
+    assert calls == 2, "the first one's, and all the others'"
+    for one in connections:
+        assert await store.call("HGET", keys.cursors(TENANT, one.entry.session), "c:room:x") == b"e:1"
+
+
+async def test_connections_that_end_wait_for_no_redis(
+    settings: Settings, real_redis: str, monkeypatch: pytest.MonkeyPatch, redis_kind: str
+) -> None:
+    if redis_kind == "fake":
+        pytest.skip("it is never away")
+    monkeypatch.setattr(sessions_module, "_LAST_WORDS_S", 0.2)
+    async with Proxy(real_redis.removeprefix("unix://")) as proxy:
+        store = Store(f"redis://127.0.0.1:{proxy.port}/0")
+        connections = [Connection(await opened(store, settings)) for _ in range(10)]
+        proxy.set(HALF_OPEN)
+        cursors = Cursors(store, settings)
+        async with asyncio.timeout(1):
+            await asyncio.gather(*(cursors.remove(one.entry) for one in connections))
+        cursors.add(connections[0].entry)
+        connections[0].entry.fields = {"c:room:x": "e:1"}
+        async with asyncio.timeout(1):
+            with pytest.raises(Unavailable):
+                await cursors.flush()
+        await store.close()
 
 
 async def test_changes_are_stored_by_themselves(

@@ -28,7 +28,9 @@ LETTERS_KEPT = "rt:dead-kept"
 LETTERS_DROPPED = "rt:dead-dropped"
 
 # What stands in a name after `kind:`; a percent sign only as part of an escape in upper-case hex.
-_ID = re.compile(r"(?:[A-Za-z0-9._~@+=-]|%[0-9A-F]{2}){1,128}")
+_ID = re.compile(r"(?:[A-Za-z0-9._~@+=-]|%[0-9A-F]{2})+")
+#: Its length, as it stands in the name.
+MAX_ID_CHARS = 128
 _PLAIN = "._~@+=-"
 
 
@@ -50,7 +52,7 @@ def parse_stream(name: object, loc: str = "stream") -> Stream:
     """Raises Refused("invalid_frame") that names `loc` when `name` is not a stream's name."""
     if isinstance(name, str):
         kind, colon, id = name.partition(":")
-        if colon and kind in KINDS and len(id) <= 128 and _ID.fullmatch(id):
+        if colon and kind in KINDS and len(id) <= MAX_ID_CHARS and _ID.fullmatch(id):
             return Stream(kind, id)
     raise Refused.field(
         "invalid_frame",
@@ -152,6 +154,11 @@ def leases(queue: str) -> str:
 def deadlines(queue: str) -> str:
     """The unfinished jobs of a queue: member "<tenant> <id>", score = when they are ended if nobody ends them before (ms)."""
     return f"rt:deadlines:{queue}"
+
+
+def tenants(queue: str) -> str:
+    """Whose the unfinished jobs of a queue are: id → tenant, but for those of the default tenant."""
+    return f"rt:tenants:{queue}"
 
 
 def doorbell(queue: str) -> str:

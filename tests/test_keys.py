@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import rt
 from rt import keys
 from rt.errors import Refused
+from rt.jobs.payload import encode_job
 from rt.keys import Stream, escape, job_stream, parse_stream, user_stream
 from rt.redis import Script, Store, load_script
 
@@ -89,7 +90,7 @@ def asking(lua: str) -> Script:
 ESCAPE = asking("local out = {} for i, id in ipairs(ARGV) do out[i] = (job_stream(id)) end return out")
 NAMES = asking("return { job_keys(ARGV[1], ARGV[2]) }")
 LETTER_NAMES = asking("return { letter_keys(ARGV[1], ARGV[2]) }")
-TENANT_OF = asking("return job_tenant(ARGV[1])")
+PLAIN_PAYLOAD = asking("return job_is_plain(ARGV[1]) and 1 or 0")
 
 
 async def test_lua_escapes_job_ids_as_python_does(store: Store) -> None:
@@ -112,19 +113,18 @@ async def test_lua_finds_a_job_s_keys(store: Store) -> None:
 
 
 @pytest.mark.parametrize(
-    ("payload", "tenant"),
+    ("payload", "plain"),
     [
-        (b'{"rt":"acme","t":null,"f":"x"}', "acme"),
-        (b'{"rt":"-","t":null}', "-"),
-        (b'{"t":null,"f":"x","k":{"rt":"acme"}}', "-"),
-        (b'{"f":"\\"rt\\":\\"acme\\""}', "-"),
-        (b'{"rt":"a:b"}', "-"),
-        (b"\x80\x04anything", "-"),
-        (b"", "-"),
+        (encode_job("acme", "x", {}, 0), False),
+        (encode_job("-", "x", {}, 0), False),
+        (b'{"t":null,"f":"x","k":{"rt":"acme"}}', True),
+        (b'{"f":"\\"rt\\":\\"acme\\""}', True),
+        (b"\x80\x04anything", True),
+        (b"", True),
     ],
 )
-async def test_lua_reads_the_tenant_of_our_payloads_alone(store: Store, payload: bytes, tenant: str) -> None:
-    assert (await store.run(TENANT_OF, [], [payload])).decode() == tenant
+async def test_lua_tells_our_payloads_from_plain_clients_ones(store: Store, payload: bytes, plain: bool) -> None:
+    assert await store.run(PLAIN_PAYLOAD, [], [payload]) == plain
 
 
 # What the scripts write as text, held against the modules that own the words.
@@ -159,5 +159,6 @@ def test_the_scripts_use_our_own_keys() -> None:
         keys.LETTERS_DROPPED,
         prefix(keys.leases),
         prefix(keys.deadlines),
+        prefix(keys.tenants),
         prefix(keys.doorbell),
     }

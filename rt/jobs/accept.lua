@@ -44,6 +44,7 @@ expire(KEYS[2], keep[3] + put_off)
 redis.call('SET', KEYS[5], payload, 'PX', payload_ttl + delay)
 redis.call('ZADD', queue, due, id)
 redis.call('ZADD', 'rt:deadlines:' .. queue, deadline, tenant .. ' ' .. id)
+if tenant ~= '-' then redis.call('HSET', 'rt:tenants:' .. queue, id, tenant) end
 -- An index keeps what its jobs' metas keep.
 for k = 6, 7 do
   redis.call('ZADD', KEYS[k], now, id)

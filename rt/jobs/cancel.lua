@@ -4,13 +4,12 @@
 local queue, id, tenant, by = KEYS[2], ARGV[1], ARGV[2], ARGV[3]
 local ends = { unpack(ARGV, 4) }
 local m = redis.call('HMGET', KEYS[1], 'status', 'fence', 'cancel')
-if not m[1] then
-  -- A plain arq client's job that was never claimed has no meta yet.
-  local payload = redis.call('GET', 'arq:job:' .. id)
-  if tenant ~= '-' or not payload or job_tenant(payload) ~= '-' or not redis.call('ZSCORE', queue, id) then return { false } end
-  job_end(queue, tenant, id, payload, 'cancelled', cancelled_data(by), ends)
+local unclaimed = job_unclaimed(queue, tenant, id, m[1])
+if unclaimed then
+  job_end(queue, tenant, id, unclaimed, 'cancelled', cancelled_data(by), ends)
   return { 'queued', 'cancelled' }
 end
+if not m[1] then return { false } end
 if ended[m[1]] then return { m[1], m[1] } end
 if m[2] then
   if not m[3] then redis.call('HSET', KEYS[1], 'cancel', by) end

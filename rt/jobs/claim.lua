@@ -21,7 +21,7 @@ local function claim(id)
     return
   end
   local payload = redis.call('GET', 'arq:job:' .. id)
-  local tenant = job_tenant(payload)
+  local tenant = job_tenant(queue, id)
   local log, meta = job_keys(tenant, id)
   if job_over(queue, tenant, id, payload) then return end
   local m = redis.call('HMGET', meta, 'status', 'tries', 'max', 'cancel', 'deadline', 'started', 'timeout_ms', 'fence')
@@ -70,20 +70,20 @@ local function claim(id)
   claims[#claims + 1] = found
 end
 
-if want > 0 then
-  for _, id in ipairs(redis.call('ZRANGEBYSCORE', leases, '-inf', ms(now), 'LIMIT', 0, want)) do
-    redis.call('ZREM', leases, id)
-    if redis.call('ZSCORE', queue, id) then claim(id) end
+-- What ends here takes no slot, so a page more is read until the slots are full or nothing is due.
+local function each_due(key, take)
+  for _ = 1, 10 do
+    local due = #claims < want and redis.call('ZRANGEBYSCORE', key, '-inf', ms(now), 'LIMIT', 0, want - #claims) or {}
+    if #due == 0 then return end
+    for _, id in ipairs(due) do take(id) end
   end
 end
--- What ends here takes no slot, so a page more is read until the slots are full or nothing is due.
-local pages = 0
-while #claims < want and pages < 10 do
-  local due = redis.call('ZRANGEBYSCORE', queue, '-inf', ms(now), 'LIMIT', 0, want - #claims)
-  if #due == 0 then break end
-  for _, id in ipairs(due) do claim(id) end
-  pages = pages + 1
-end
+
+each_due(leases, function(id)
+  redis.call('ZREM', leases, id)
+  if redis.call('ZSCORE', queue, id) then claim(id) end
+end)
+each_due(queue, claim)
 local next_due = 0
 for _, key in ipairs({ queue, leases }) do
   local head = redis.call('ZRANGEBYSCORE', key, '(' .. ms(now), '+inf', 'WITHSCORES', 'LIMIT', 0, 1)

@@ -1,10 +1,11 @@
 -- Library of the scripts that move jobs. Comes after streams/stream.lua.
 --
--- A job's keys follow from its id and tenant. The tenant stands at the front of our own payloads; a plain arq client's
--- payload has none and belongs to the default tenant. Times are Redis's own, in ms.
+-- A job's keys follow from its id and tenant. Whose an unfinished job is stands in `rt:tenants:<queue>` (its payload may
+-- expire before it); one that does not stand there, such as a plain arq client's, is of the default tenant. Times are
+-- Redis's own, in ms.
 
-local function job_tenant(payload)
-  return payload and string.match(payload, '^{"rt":"([%w_-]+)"') or '-'
+local function job_tenant(queue, id)
+  return redis.call('HGET', 'rt:tenants:' .. queue, id) or '-'
 end
 
 -- As `rt.keys.escape`: what a stream name cannot hold is percent-encoded.
@@ -28,9 +29,23 @@ local function job_clear(queue, tenant, id)
   redis.call('ZREM', 'arq:abort', id)
   redis.call('ZREM', 'rt:leases:' .. queue, id)
   redis.call('ZREM', 'rt:deadlines:' .. queue, tenant .. ' ' .. id)
+  redis.call('HDEL', 'rt:tenants:' .. queue, id)
 end
 
 local ended = { completed = true, failed = true, cancelled = true }
+
+-- Whether a payload is a plain arq client's: ours begin with the tenant.
+local function job_is_plain(payload)
+  return string.sub(payload, 1, 6) ~= '{"rt":'
+end
+
+-- The payload of a plain arq client's job that no worker has claimed yet, or nil. `status` is what is known under its id:
+-- nothing, or how an older job of the same id has ended.
+local function job_unclaimed(queue, tenant, id, status)
+  if tenant ~= '-' or (status and not ended[status]) or not redis.call('ZSCORE', queue, id) then return nil end
+  local payload = redis.call('GET', 'arq:job:' .. id)
+  return payload and job_is_plain(payload) and payload or nil
+end
 
 -- Whether the job of this id is over, and then clears what the queue still has of it. A plain arq client may use an id
 -- again after arq forgot its result: that is another job, under another epoch, and what was known of the old one goes.
@@ -38,7 +53,7 @@ local function job_over(queue, tenant, id, payload)
   local log, meta = job_keys(tenant, id)
   local status = redis.call('HGET', meta, 'status')
   if not status or not ended[status] then return false end
-  if not payload or tenant ~= '-' or string.sub(payload, 1, 6) == '{"rt":' then
+  if not payload or tenant ~= '-' or not job_is_plain(payload) then
     job_clear(queue, tenant, id)
     return true
   end

@@ -29,6 +29,7 @@ T = TypeVar("T")
 
 ACCEPT = load_script("streams/stream", "jobs/job", "jobs/accept")
 CANCEL = load_script("streams/stream", "jobs/job", "jobs/cancel")
+LOOK = load_script("streams/stream", "jobs/job", "jobs/look")
 
 #: arq's own lifetime of a payload; the janitor keeps those of unfinished jobs from expiring.
 PAYLOAD_TTL_MS = 86_400_000
@@ -185,7 +186,9 @@ class JobQueue:
         await self._announce(new.tenant, job_id, new.job.name, new.request_id, new.reports)
 
     async def announce(self, tenant: str, record: JobRecord) -> None:
-        """Writes `job.created` into the streams that the job reports to; once, however often it is called."""
+        """Writes `job.created` into the streams that the job reports to; once, however often and however late it is called."""
+        if await self._store.call("ZSCORE", keys.ANNOUNCE, f"{tenant} {record.id}") is None:
+            return  # it was written, maybe so long ago that the records of it have expired
         await self._announce(tenant, record.id, record.job, record.request_id, record.reports)
 
     async def _announce(self, tenant: str, job_id: str, job: str, request_id: str, reports: Iterable[str]) -> None:
@@ -198,21 +201,14 @@ class JobQueue:
 
     async def get(self, tenant: str, job_id: str) -> JobRecord | None:
         """A job's record, or None. A plain arq client's job is known from its payload until a worker has it."""
-        reply = await self._store.call("HGETALL", keys.meta(tenant, keys.job_stream(job_id)))
-        fields = hash_fields(reply)
-        if "status" in fields:
-            return _record(job_id, fields)
-        if tenant != keys.DEFAULT_TENANT:
-            return None
-        payload = await self._store.call("GET", job_key_prefix + job_id)
-        if payload is None or await self._store.call("ZSCORE", self.name, job_id) is None:
-            return None
+        unclaimed, *known = await self._store.run(LOOK, [keys.meta(tenant, keys.job_stream(job_id)), self.name], [job_id, tenant])
+        if not unclaimed:
+            fields = hash_fields(known)
+            return _record(job_id, fields) if "status" in fields else None
         try:
-            read = decode_job(payload)
+            read = decode_job(unclaimed)
         except BadPayload:
             return JobRecord(job_id, "<unreadable>", "queued", 0, "", "", (), 0)
-        if read.ours:
-            return None  # another tenant's, which alone may know of it
         return JobRecord(job_id, read.function, "queued", 0, "", "", (), read.enqueued_ms)
 
     async def list(

@@ -16,7 +16,7 @@ for _, id in ipairs(redis.call('ZRANGE', 'arq:abort', 0, most - 1)) do
     if redis.call('EXISTS', 'arq:job:' .. id) == 0 then redis.call('ZREM', 'arq:abort', id) end
   elseif redis.call('EXISTS', 'arq:in-progress:' .. id) == 0 then
     local payload = redis.call('GET', 'arq:job:' .. id)
-    finish(job_tenant(payload), id, payload, 'cancelled', cancelled_data('arq'))
+    finish(job_tenant(queue, id), id, payload, 'cancelled', cancelled_data('arq'))
   end
 end
 
@@ -24,7 +24,7 @@ end
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', 'rt:leases:' .. queue, '-inf', now, 'LIMIT', 0, most)) do
   if redis.call('EXISTS', 'arq:in-progress:' .. id) == 0 then
     local payload = redis.call('GET', 'arq:job:' .. id)
-    local tenant = job_tenant(payload)
+    local tenant = job_tenant(queue, id)
     local _, meta = job_keys(tenant, id)
     local m = redis.call('HMGET', meta, 'cancel', 'tries', 'max')
     if m[1] then

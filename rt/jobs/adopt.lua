@@ -1,9 +1,16 @@
--- Writes down what only the payload of a plain arq client said, once a worker has read it.
--- KEYS: meta, index. ARGV: fence, id, queue, timeout_ms, field and value pairs. Returns 1, or 0 when fenced.
-if redis.call('HGET', KEYS[1], 'fence') ~= ARGV[1] then return 0 end
-local started = tonumber(redis.call('HGET', KEYS[1], 'started'))
-local deadline = string.format('%.0f', started + tonumber(ARGV[4]))
-redis.call('HSET', KEYS[1], 'deadline', deadline, unpack(ARGV, 5))
-redis.call('ZADD', 'rt:deadlines:' .. ARGV[3], string.format('%.0f', deadline + 5000), '- ' .. ARGV[2])
-redis.call('ZADD', KEYS[2], string.format('%.0f', started), ARGV[2])
+-- Takes up a job that Redis knows from its payload only (a plain arq client's, or one whose meta was lost): writes down what
+-- that says, once a worker has read it, and its `job.queued`.
+-- KEYS: log, meta, index. ARGV: word, fence, id, tenant, queue, timeout_ms, event, length, log_ttl_s, meta_ttl_s, then fields and values.
+-- Returns the job's deadline, or 0 when fenced. A repeat finds it done.
+local log, meta = KEYS[1], KEYS[2]
+local fence, id, tenant, queue = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local m = redis.call('HMGET', meta, 'fence', 'job', 'started', 'deadline')
+if m[1] ~= fence then return 0 end
+if m[2] then return tonumber(m[4]) end
+local epoch, seq = stream_open(log, meta, ARGV[1])
+stream_add(log, meta, epoch, seq, { ARGV[7] }, { ARGV[8], ARGV[9], ARGV[10] })
+local deadline = string.format('%.0f', m[3] + ARGV[6])
+redis.call('HSET', meta, 'deadline', deadline, unpack(ARGV, 11))
+redis.call('ZADD', 'rt:deadlines:' .. queue, string.format('%.0f', deadline + 5000), tenant .. ' ' .. id)
+redis.call('ZADD', KEYS[3], m[3], id)
 return tonumber(deadline)

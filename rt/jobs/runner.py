@@ -146,9 +146,11 @@ class Runner:
         claim = run.claim
         job = self._app.jobs.get(payload.function)
         try:
-            if not payload.ours and not claim.meta.get("job"):
+            if not claim.meta.get("job"):
                 await self._adopt(claim, payload, job)
-                outlet.add("job.queued", {"job": payload.function})
+            if len(keys.escape(claim.id)) > keys.MAX_ID_CHARS:  # a plain arq client's: nobody could name its stream
+                message = f"the job's id is longer than {keys.MAX_ID_CHARS} characters once percent-encoded"
+                return Failed({"code": "invalid_input", "message": message, "temporary": False})
             if job is None:
                 return Failed({"code": "unknown_job", "message": f"no job named {payload.function!r} is registered", "temporary": False})
             try:
@@ -214,8 +216,10 @@ class Runner:
 
     async def _adopt(self, claim: Claim, payload: Payload, job: JobDef | None) -> None:
         timeout_s = (job.timeout_s if job else None) or self._settings.job_timeout_s
-        names = [keys.meta(claim.tenant, claim.stream), keys.jobs(claim.tenant)]
-        args = [claim.text("fence"), claim.id, self._settings.queue, int(timeout_s * 1000)]
+        names = [keys.log(claim.tenant, claim.stream), keys.meta(claim.tenant, claim.stream), keys.jobs(claim.tenant)]
+        queued = events.encode("job.queued", claim.stream, {"job": payload.function}, _now())
+        args: list[Any] = [new_epoch(), claim.text("fence"), claim.id, claim.tenant, self._settings.queue, int(timeout_s * 1000)]
+        args += [queued, *self._streams.keep("job:-")]
         # Nobody's job: read with `admin`, and announced nowhere.
         known = {"job": payload.function, "created": payload.enqueued_ms, "max": job.max_attempts if job else 1, "owner": "", "reports": ""}
         args += [part for pair in known.items() for part in pair]

@@ -312,6 +312,19 @@ async def test_a_job_is_announced_once_in_every_stream_it_reports_to(queue: JobQ
     assert await store.call("ZCARD", keys.ANNOUNCE) == 0
 
 
+async def test_a_command_sent_again_a_day_later_announces_nothing_again(queue: JobQueue, store: Store, settings: Settings) -> None:
+    # The records of what was announced are kept for a day; a command that was a duplicate itself is known for longer.
+    one = new(reports=("room:tea",))
+    accepted = await queue.accept(one)
+    await queue.announce_new(one, accepted.job_id)
+    for key in await store.call("KEYS", f"{keys.created(TENANT, accepted.job_id)}*"):
+        await store.call("DEL", key)
+    record = await queue.get(TENANT, accepted.job_id)
+    assert record is not None
+    await queue.announce(TENANT, record)
+    assert types(await read_all(store, settings, "room:tea")) == ["job.created"]
+
+
 # Running
 
 
@@ -435,6 +448,31 @@ async def test_tenants_do_not_see_each_other_s_jobs(worker: Worker, jobs: Jobs) 
     assert await jobs.queue.get(TENANT, job_id) is None
     assert await jobs.events(job_id) == []
     assert await jobs.queue.list(TENANT, None) == ([], None)
+
+
+async def test_a_job_whose_payload_is_lost_ends_in_its_own_tenant(jobs: Jobs, store: Store, settings: Settings) -> None:
+    # Whose it is was read from the payload: it ended under the default tenant, and its own waited for the deadline.
+    job_id = await jobs.submit("echo", text="a", tenant="acme")
+    await store.call("DEL", f"arq:job:{job_id}")
+    async with running(app, settings, store):
+        events = await jobs.wait_end(job_id, tenant="acme")
+    assert types(events) == ["job.queued", "job.failed"]
+    assert events[-1]["data"]["error"]["code"] == "expired"
+    assert await jobs.events(job_id) == []
+    assert await store.call("EXISTS", settings.queue, keys.deadlines(settings.queue), keys.tenants(settings.queue)) == 0
+
+
+async def test_a_job_whose_meta_is_lost_is_taken_up_again_from_its_payload(jobs: Jobs, store: Store, settings: Settings) -> None:
+    job_id = await jobs.submit("echo", text="a", tenant="acme")
+    await store.call("DEL", keys.meta("acme", keys.job_stream(job_id)))
+    assert await jobs.status(job_id, "acme") == "unknown"
+    async with running(app, settings, store):
+        events = await jobs.wait_end(job_id, tenant="acme")
+    assert types(events) == ["job.queued", "job.started", "job.delta", "job.completed"]
+    record = await jobs.queue.get("acme", job_id)
+    assert record is not None
+    assert (record.job, record.owner) == ("echo", "")
+    assert await store.call("EXISTS", settings.queue, keys.deadlines(settings.queue)) == 0
 
 
 # Failing

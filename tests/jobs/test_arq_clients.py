@@ -306,6 +306,32 @@ async def test_an_id_used_again_and_aborted_before_it_starts_ends_its_own_stream
     assert (await jobs.streams.heads(TENANT, ["job:nightly"]))["job:nightly"].epoch != old.epoch
 
 
+async def test_an_id_used_again_is_another_job_at_once(store: Store, settings: Settings, jobs: Jobs, arq: ArqRedis) -> None:
+    # Until a worker claimed it, its record was the old job's, and a cancel was told that the job had completed already.
+    async with running(app, settings, store):
+        await result(await enqueue(arq, "answer", "first", _job_id="nightly"))
+    await store.call("DEL", "arq:result:nightly")
+    job = await enqueue(arq, "waits", _job_id="nightly")
+    record = await jobs.queue.get(TENANT, "nightly")
+    assert record is not None
+    assert (record.job, record.status, record.attempt, record.result) == ("waits", "queued", 0, None)
+    assert await jobs.queue.cancel(TENANT, "nightly", "root") == ("queued", "cancelled")
+    assert types(await jobs.events("nightly")) == ["job.cancelled"]
+    with pytest.raises(asyncio.CancelledError):
+        await result(job)
+    assert await jobs.status("nightly") == "cancelled"
+
+
+@pytest.mark.parametrize("id", ["x" * 129, "ü" * 22])
+async def test_an_id_too_long_for_a_stream_s_name_is_refused_at_the_start(worker: Worker, jobs: Jobs, arq: ArqRedis, id: str) -> None:
+    with pytest.raises(RuntimeError, match="invalid_input: the job's id is longer than 128 characters"):
+        await result(await enqueue(arq, "answer", "q", _job_id=id))
+    record = await jobs.queue.get(TENANT, id)
+    assert record is not None
+    assert record.error["code"] == "invalid_input"
+    assert await result(await enqueue(arq, "answer", "q", _job_id=id[:21])) == {"question": "q", "n": 1, "loud": False}
+
+
 @pytest.mark.parametrize("id", ["a b", "user:5/42", "{x}", "ünïcode-日本", "100%", "%41", "a" * 60 + "?", 'quo"te\\'])
 async def test_ids_of_odd_characters_have_streams_that_can_be_named(worker: Worker, jobs: Jobs, arq: ArqRedis, id: str) -> None:
     job = await enqueue(arq, "answer", "q", _job_id=id)

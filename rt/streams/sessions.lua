@@ -9,10 +9,13 @@ if ARGV[3] == '1' then
   redis.call('EXPIRE', KEYS[1], ARGV[2])
   return { 'ok', 1, 'c:' .. ARGV[4], from }
 end
-local owner = redis.call('HGET', KEYS[1], 'owner')
-if not owner then return { 'unknown' } end
-if owner ~= ARGV[1] then return { 'foreign' } end
-local generation = redis.call('HINCRBY', KEYS[1], 'generation', 1)
+local m = redis.call('HMGET', KEYS[1], 'owner', 'generation')
+if not m[1] then return { 'unknown' } end
+if m[1] ~= ARGV[1] then return { 'foreign' } end
+-- By the clock (in microseconds): after a failover that lost the newest generation, counting would give its number again.
+local time = redis.call('TIME')
+local generation = string.format('%.0f', math.max(m[2] + 1, time[1] * 1000000 + time[2]))
+redis.call('HSET', KEYS[1], 'generation', generation)
 redis.call('EXPIRE', KEYS[1], ARGV[2])
 -- An older connection need not wait for its next acknowledgement to learn that it is over.
 redis.call('PUBLISH', KEYS[2], '!' .. generation)

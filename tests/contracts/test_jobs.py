@@ -19,6 +19,7 @@ from rt.redis import Store
 from rt.settings import Settings
 from rt.streams.log import Authorship, StreamLog
 from rt.streams.sessions import open_session
+from tests.contracts.hands import Hands
 from tests.helpers import TENANT, Jobs, eventually, joined, read_all, running, types
 
 app = App()
@@ -434,6 +435,19 @@ async def test_jobs_start_in_the_order_of_their_accepts(store: Store, settings: 
             assert record is not None
             started.append((await jobs.events(id))[1]["ts"])
     assert started == sorted(started)
+
+
+async def test_lost_runs_that_only_end_take_no_slot(jobs: Jobs, store: Store, settings: Settings) -> None:
+    # One page of lapsed leases was looked at: behind jobs that had been cancelled, the next one waited for the next poll.
+    ids = [await jobs.submit("held", gate="-") for _ in range(3)]
+    hands = Hands(app, settings, store)
+    assert sorted(one.id for one in await hands.claim(3)) == sorted(ids)
+    for n, id in enumerate(ids):
+        await store.call("DEL", f"arq:in-progress:{id}")
+        await store.call("ZADD", keys.leases(settings.queue), n + 1, id)
+    for id in ids[:2]:
+        await jobs.queue.cancel(TENANT, id, "ann")
+    assert [one.id for one in await hands.claim(1)] == ids[2:]
 
 
 async def test_a_plain_function_runs_in_a_thread_and_says_as_much(worker: Worker, jobs: Jobs) -> None:

@@ -1188,6 +1188,10 @@ class Streams(RedisMachine):
         assert (self.call("GET", keys.furthest("-", OWNER)) or b"0").decode() == self.furthest
 
 
+#: A longer search takes as long as it takes.
+pytestmark = [pytest.mark.timeout(0)] if "EXAMPLES" in os.environ else []
+
+
 @pytest.fixture(autouse=True)
 def _at_once() -> Iterator[None]:
     """Whoever insists on an answer asks again at once."""

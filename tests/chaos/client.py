@@ -102,8 +102,14 @@ class Journal:
 class Client:
     """`keeps_cursors`: resumes with its own cursors; otherwise with the session alone."""
 
+    #: What a subclass may have otherwise.
+    journal_type: type[Journal] = Journal
+    batch = False
+    ack_every_s = 0.3
+
     def __init__(self, url: str, token: str, *, keeps_cursors: bool = True) -> None:
         self.url, self.token, self.keeps_cursors = url, token, keeps_cursors
+        self.headers: dict[str, str] = {}
         self.session: str | None = None
         self.connected: dict[str, Any] = {}
         self.journals: dict[str, Journal] = {}
@@ -116,7 +122,9 @@ class Client:
         self._news = asyncio.Event()
 
     def journal(self, stream: str) -> Journal:
-        return self.journals.setdefault(stream, Journal(stream))
+        if stream not in self.journals:
+            self.journals[stream] = self.journal_type(stream)
+        return self.journals[stream]
 
     def faults(self) -> list[str]:
         return [f"{one.stream[:24]}: {fault}" for one in self.journals.values() for fault in one.faults]
@@ -124,8 +132,10 @@ class Client:
     async def open(self, limit_s: float = 10) -> dict[str, Any]:
         """Connects, or resumes. Raises OSError, TimeoutError or ConnectionClosed."""
         async with asyncio.timeout(limit_s):
-            self._ws = await connect(self.url, compression=None, ping_interval=None, max_size=None, proxy=None)
-            frame: dict[str, Any] = {"type": "connect", "token": self.token}
+            self._ws = await connect(
+                self.url, compression=None, ping_interval=None, max_size=None, proxy=None, additional_headers=self.headers
+            )
+            frame: dict[str, Any] = {"type": "connect", "token": self.token, "batch": self.batch}
             if self.session:
                 frame["session"] = self.session
                 if self.keeps_cursors:
@@ -247,7 +257,7 @@ class Client:
     async def _acknowledge(self) -> None:
         told: dict[str, int] = {}
         while True:
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(self.ack_every_s)
             now = {one.stream: one.seq for one in self.journals.values() if one.epoch and one.seq > 0}
             if news := {stream: seq for stream, seq in now.items() if told.get(stream) != seq}:
                 await self.send({"type": "ack", "cursors": news})

@@ -79,7 +79,8 @@ class Run:
         self.plan, self.report, self.console = plan, report, console
         self._stop = asyncio.Event()
         self._began = 0.0
-        self._doing = "starting"
+        #: What is under way, in words.
+        self.doing = "starting"
         self._crowd: Crowd | None = None
 
     def stop(self) -> None:
@@ -112,7 +113,7 @@ class Run:
             try:
                 await crowd.start()
                 await self._draw(ground)
-                self._doing = "ending"
+                self.doing = "ending"
                 await crowd.end(ENDING_S)
             finally:
                 await crowd.stop()
@@ -135,7 +136,7 @@ class Run:
                 return
             draw = Draw([one.name for one in chosen], round(time.monotonic() - self._began, 3))
             self.report.draws.append(draw)
-            self._doing = " and ".join(draw.faults)
+            self.doing = " and ".join(draw.faults)
             row = self.report.row(draw, chosen[0].since if len(chosen) == 1 else "each its own")
             row.drawn += 1
             for seconds in await asyncio.gather(*(self._strike(ground, one, chance) for one in chosen)):
@@ -185,7 +186,7 @@ class Run:
         seconds = time.monotonic() - self._began
         found = len(crowd.violations)
         return (
-            f"{seconds:4.0f} s · {self._doing} · {crowd.delivered:,} events delivered "
+            f"{seconds:4.0f} s · {self.doing} · {crowd.delivered:,} events delivered "
             f"({crowd.delivered / max(seconds, 1) * 60:,.0f} a minute) · "
             f"{sum(one.connected for one in crowd.peers)} of {len(crowd.peers)} clients connected · {len(crowd.accepted):,} jobs, "
             f"{len(crowd.running)} running · {found} broken promises so far"
@@ -211,11 +212,13 @@ async def execute(plan: Plan, report: Report, console: Console, folder: Path) ->
 
 
 async def _watch(run: Run, report: Report, console: Console) -> None:
-    """The live table on a terminal; elsewhere a line now and then."""
-    if not console.is_terminal:
-        while True:
-            await asyncio.sleep(10)
+    """The live table on a terminal; elsewhere a line for each draw."""
+    said = ""
+    while not console.is_terminal:
+        if said != run.doing:
+            said = run.doing
             console.print(run.title(), soft_wrap=True)
+        await asyncio.sleep(0.1)
     with Live(console=console, auto_refresh=False, transient=True) as live:
         while True:
             live.update(report.table(run.title()), refresh=True)
@@ -247,7 +250,7 @@ def _arguments(words: list[str]) -> argparse.Namespace:
 
 def main(words: list[str]) -> int:
     given = _arguments(words)
-    console = Console(stderr=given.json)
+    console = Console(stderr=given.json, width=None if sys.stdout.isatty() else 160)
     # The proxies live on threads: what waits for the interpreter's lock there would look like a slow network.
     sys.setswitchinterval(0.0005)
     plan = Plan(given.minutes, given.seed, given.clients, tuple(given.faults.split(",")))

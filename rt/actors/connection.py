@@ -115,6 +115,8 @@ class ConnectionActor(Actor[m.Message | None]):
         self._lane_room.set()
         self._handlers = asyncio.Semaphore(MAX_HANDLERS)
         self._timer: asyncio.TimerHandle | None = None
+        #: uvloop's handle of what is due at once cannot say when that is.
+        self._timer_at = 0.0
         self._missed: dict[str, Live] = {}
         self._told: dict[object, m.Message] = {}
         #: The code that the connection was closed with by this side; None while it lives.
@@ -256,10 +258,10 @@ class ConnectionActor(Actor[m.Message | None]):
     def _arm(self) -> None:
         """One timer a connection, set for when the session next wants to know the time."""
         at = self.session.next_tick()
-        if self._timer is None or self._timer.cancelled() or self._timer.when() > at or self._timer.when() <= self._loop.time():
+        if self._timer is None or self._timer_at > at or self._timer_at <= self._loop.time():
             if self._timer:
                 self._timer.cancel()
-            self._timer = self._loop.call_at(at, self._ring)
+            self._timer, self._timer_at = self._loop.call_at(at, self._ring), at
 
     def _ring(self) -> None:
         self._timer = None

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -9,6 +10,7 @@ from typing import Any
 
 import ormsgpack
 import pytest
+import uvloop
 from structlog.testing import capture_logs
 
 from rt import keys
@@ -28,7 +30,7 @@ from rt.jobs.queue import JobQueue
 from rt.jobs.worker import Worker
 from rt.keys import parse_stream
 from rt.redis import Store
-from rt.settings import Settings
+from rt.settings import Settings, load_settings
 from rt.streams.commands import Commands
 from rt.streams.log import PAGE_BYTES, PAGE_EVENTS, StreamLog
 from rt.streams.sessions import Cursors
@@ -184,7 +186,15 @@ class Web:
 
 
 @pytest.fixture
-async def web(store: Store, streams: StreamLog, queue: JobQueue, settings: Settings) -> AsyncIterator[Web]:
+async def web(store: Store, settings: Settings) -> AsyncIterator[Web]:
+    async with opened(store, settings) as web:
+        yield web
+
+
+@asynccontextmanager
+async def opened(store: Store, settings: Settings) -> AsyncIterator[Web]:
+    streams = StreamLog(store, settings)
+    queue = JobQueue(store, streams, settings)
     tail, cursors = Tail(store, streams), Cursors(store, settings)
     parts = Parts(
         settings=settings,
@@ -679,3 +689,23 @@ async def test_draining_says_reconnect_and_closes_with_4000(web: Web) -> None:
     await client.ended()
     assert client.closed is not None
     assert client.closed[0] == 4000
+
+
+def test_a_session_that_wants_to_know_the_time_at_once_is_told_it_on_uvloop() -> None:
+    """uvloop's handle of what is due at once has no `when()`: after a second's freeze every connection failed with 4006."""
+
+    async def run() -> None:
+        settings = load_settings(REDIS_URL=f"memory://{uuid.uuid4().hex}", secret=SECRET)
+        async with opened(Store(settings.redis_url), settings) as web:
+            client = await web.connected()
+            client.actor.session.next_tick = asyncio.get_running_loop().time  # type: ignore[method-assign]
+            for _ in range(3):
+                await client.say({"type": "ping"}, {"type": "ping"})
+            await client.until(lambda: [one["type"] for one in client.frames].count("pong") == 6 or client.closed)
+            assert client.closed is None
+            del client.actor.session.next_tick  # type: ignore[method-assign]
+            await client.leave()
+            await web.parts.store.close()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(run())

@@ -558,6 +558,22 @@ def test_nothing_is_remembered_of_a_job_whose_announcement_was_acknowledged_firs
     assert f"d:{JOB}" not in it.stored
 
 
+@pytest.mark.parametrize("stream", [OWN, ROOM])
+def test_a_late_announcement_does_not_bring_back_a_job_whose_end_was_acknowledged(stream: str) -> None:
+    """Redis was lost between accept and announcement: the janitor makes up for it when the job is over, at once or in a room."""
+    it = in_room(0)
+    it.watch(it.feed(s.Answered("1", {"job_id": "j"}, JOB)))
+    it.page(JOB, head("j", 2), [entry(JOB, 1), ended(2)])
+    it.ack(job_j=2)
+    epoch = it.session.follows[stream].epoch
+    effects = it.news(stream, epoch, [created(stream, 1)])
+    assert (seqs(effects), watches(effects)) == ([1], [])
+    assert it.stored[f"d:{JOB}"] == f"{stream} 1"
+    it.receive({"type": "ack", "cursors": {stream: 1}})
+    assert it.stored[f"d:{JOB}"] == ""
+    assert watches(it.feed(s.Answered("1", {"job_id": "j"}, JOB))) == []
+
+
 @pytest.mark.parametrize("order", [(JOB, OWN), (OWN, JOB)])
 def test_both_in_one_acknowledgement_leave_nothing_behind(order: tuple[str, str]) -> None:
     it = with_job(2)

@@ -216,8 +216,10 @@ class Store:
             connection: AbstractConnection = self.pool.make_connection()
             try:
                 await _heeding_cancel(connection.connect())  # type: ignore[no-untyped-call]
-            except BaseException:
+            except BaseException as error:
                 await connection.disconnect(nowait=True)
+                if isinstance(error, RuntimeError):  # uvloop's word for a connection that was lost between two writes of the greeting
+                    raise RedisConnectionError(str(error)) from error
                 raise
             return connection
 

@@ -57,6 +57,15 @@ class Server(uvicorn.Server):
         if not self.should_exit:
             self.ready.set()
 
+    @property
+    def broken(self) -> bool:
+        """Whether a part that lives as long as the process has ended: nobody can be served any more."""
+        return self.ready.is_set() and bool(self.lifespan.error_occurred)
+
+    async def on_tick(self, counter: int) -> bool:
+        """uvicorn would go on to listen, and answer everybody with 500."""
+        return await super().on_tick(counter) or self.broken
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         services: Services | None = getattr(self._web.state, "services", None)
         if services is not None:
@@ -121,7 +130,7 @@ def make_server(app: App, settings: Settings) -> Server:
 
 
 def serve_web(app: App, settings: Settings) -> int:
-    """Runs a web process until SIGTERM or SIGINT; returns the exit code (1 when it could not start).
+    """Runs a web process until SIGTERM or SIGINT; returns the exit code (1 when it could not start, or a part of it broke).
 
     Prints a line that starts with `ready http://` once it listens. A second signal ends it without waiting for clients.
     Raises BadSettings.
@@ -166,7 +175,7 @@ async def _serve(server: Server, settings: Settings, worker_type: type[Worker] |
                 worker.stop()
     finally:
         await store.close()
-    return 0 if server.ready.is_set() else 1
+    return 0 if server.ready.is_set() and not server.broken else 1
 
 
 async def _say_ready(server: Server, settings: Settings) -> None:

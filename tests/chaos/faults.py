@@ -15,9 +15,9 @@ from typing import Literal
 
 from redis.asyncio import Redis
 
-from tests.chaos.speeches import speech, word
-from tests.chaos.load import Accepted, Crowd, Peer
+from tests.chaos.load import Accepted, Crowd, Peer, Tab
 from tests.chaos.proxy import HALF_OPEN, Link, Proxy
+from tests.chaos.speeches import speech, word
 from tests.chaos.stack import Process, Stack
 
 #: As the stack of a run is set up; short, so that ten minutes hold many faults.
@@ -177,16 +177,17 @@ async def _half_open(ground: Ground, draw: Random) -> list[Wait]:
 async def _slow(ground: Ground, draw: Random) -> list[Wait]:
     """clients stop reading while some MB are due to each of them, for longer than the write deadline or shorter, and read on"""
     met = ground.some(draw, 0.02)
-    for peer in met:
-        seed = f"flood{peer.number}-{draw.randrange(10**9)}"
-        size = {"seed": seed, "count": 600, "bytes": 8_000}
-        job = await peer.submit("flood", speech(seed, 600), **size)
-        if job:
-            await peer.until(lambda peer=peer, job=job: peer.tab.journal(job.stream).seq > 5)  # type: ignore[misc]
+
+    async def stop(peer: Peer, seed: str) -> Tab:
+        if job := await peer.submit("flood", speech(seed, 600), seed=seed, count=600, bytes=8_000):
+            await peer.until(lambda: peer.tab.journal(job.stream).seq > 5)
         peer.tab.reads.clear()
+        return peer.tab
+
+    tabs = await asyncio.gather(*(stop(peer, f"flood{peer.number}-{draw.randrange(10**9)}") for peer in met))
     await asyncio.sleep(draw.choice([2.0, SEND_TIMEOUT_S + 2]))
-    for peer in met:
-        peer.tab.reads.set()
+    for tab in tabs:
+        tab.read_on()
     return fresh(met)
 
 

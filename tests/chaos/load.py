@@ -79,6 +79,10 @@ class Tab(Client):
         self.heard = time.monotonic()
         return await super().open(limit_s)
 
+    def read_on(self) -> None:
+        self.heard = time.monotonic()
+        self.reads.set()
+
     def abort(self) -> None:
         """A pulled cable."""
         if self._ws is not None:

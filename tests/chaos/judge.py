@@ -60,7 +60,7 @@ class Ledger(Journal):
             if self.start is not None:
                 self.digests += [None] * (frame["to"] - self.seq)
             self.excused.append((frame["from"], frame["to"]))
-            self.seq = frame["to"]
+            self.seq = max(self.seq, frame["to"])
         else:
             # Replay begins with the first event kept: what was given before is not in the log any more.
             self.seq, self.start, self.digests, self.excused = 0, None, [], []

@@ -25,7 +25,7 @@ from tests.chaos.judge import Kind, Ledger, Record, Violation, judge, judge_effe
 OPEN_S = 4.0
 #: What nobody waits longer for: an answer, the end of a job.
 PATIENCE_S = 90.0
-#: A log of more events than this is judged only at the end: it would be read for each of them.
+#: Clients in one room.
 ROOM_OF = 20
 
 

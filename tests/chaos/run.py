@@ -229,7 +229,7 @@ def _arguments(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="scripts/chaos",
         description=__doc__,
-        epilog="Faults: " + "; ".join(f"{one.name}: {one.about}" for one in FAULTS.values()) + ".",
+        epilog="faults:\n" + "\n".join(f"  {one.name:<18} {one.about}" for one in FAULTS.values()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--minutes", type=float, default=10, metavar="N", help="how long faults are drawn (default: 10)")
@@ -255,6 +255,8 @@ def main(words: list[str]) -> int:
     sys.setswitchinterval(0.0005)
     plan = Plan(given.minutes, given.seed, given.clients, tuple(given.faults.split(",")))
     shown = [word for name in ("minutes", "seed", "clients") for word in (f"--{name}", f"{getattr(given, name):g}")]
+    if set(plan.faults) != set(FAULTS):
+        shown += ["--faults", given.faults]
     report = Report(plan.seed, plan.clients, command_line(shown), now())
     with tempfile.TemporaryDirectory(prefix="rt-chaos-") as folder:
         asyncio.run(execute(plan, report, console, Path(folder)))

@@ -58,6 +58,8 @@ MAX_FOLLOWED = 1000
 #: Jobs that were done with before they were announced: of more than so many the oldest is forgotten. Their announcement
 #: comes in the session's stream soon or (for a job that was only subscribed to) never.
 MAX_UNANNOUNCED = 100
+#: Jobs that a connection has done with, for announcements of theirs in other streams: of more the oldest is forgotten.
+MAX_LEFT = 1000
 #: Log reads under way for one connection: each brings a page of 64 KiB at most (or one event).
 MAX_READS = 2
 #: Malformed frames in a row before the connection is closed with 4502.
@@ -126,6 +128,8 @@ class Session:
         self.follows: dict[str, Follow] = {}
         #: Jobs that are done with, and where they were announced (seq 0: not yet): kept until that announcement is acknowledged.
         self._done: dict[str, tuple[str, int]] = {}
+        #: Jobs that were done with, or left, on this connection.
+        self._left: dict[str, None] = {}
         #: What `connect` said of streams: a job may be found to be followed only later.
         self._given: dict[str, Cursor] = {}
         self._wanted: dict[str, None] = {}
@@ -326,6 +330,10 @@ class Session:
             if len(unannounced) > MAX_UNANNOUNCED:
                 del self._done[unannounced[0]]
                 fields[f"d:{unannounced[0]}"] = ""
+        if stream.startswith("job:"):
+            self._left[stream] = None
+            if len(self._left) > MAX_LEFT:
+                del self._left[next(iter(self._left))]
         del self.follows[stream]
         self._wanted.pop(stream, None)
         return fields
@@ -441,8 +449,12 @@ class Session:
                 self._done[stream] = origin
                 yield Store({f"d:{stream}": f"{origin[0]} {origin[1]}"})
             return
-        if origin is not None and (announcing := self.follows.get(origin[0])) and origin[1] <= announcing.settled:
-            # The client asked for events that it once acknowledged: the job itself is not brought back by that.
+        announcing = self.follows.get(origin[0]) if origin is not None else None
+        if stream in self._left or (origin is not None and announcing is not None and origin[1] <= announcing.settled):
+            # The client asked for events that it once acknowledged, or this is the job's announcement in a second stream, by the
+            # janitor, who makes up for one that was cut off: the job itself is not brought back by that.
+            if origin is None:
+                return
             self._done[stream] = origin
             yield Store({f"d:{stream}": f"{origin[0]} {origin[1]}"})
             return

@@ -18,8 +18,8 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 from rt import keys
 from tests.chaos.client import CONTROL, Client
-from tests.chaos.speeches import speech
 from tests.chaos.judge import Kind, Ledger, Record, Violation, judge, judge_effects, judge_job
+from tests.chaos.speeches import speech
 
 #: A connection that could not be opened in this time is tried elsewhere.
 OPEN_S = 4.0

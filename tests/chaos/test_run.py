@@ -63,7 +63,7 @@ def test_an_interrupted_run_reports_what_it_has(tmp_path: Path) -> None:
 
 
 async def test_what_a_client_was_not_given_and_what_the_log_lacks_is_found(tmp_path: Path) -> None:
-    with Stack(tmp_path, "tests.chaos.jobs:app", **SETTINGS) as stack:
+    with Stack(tmp_path, "tests.chaos.speeches:app", **SETTINGS) as stack:
         await asyncio.to_thread(stack.start, 1, 1)
         redis: Redis[bytes] = Redis.from_url(stack.redis.url)
         crowd = Crowd([(stack.ports[0], stack.ports[0])], redis, stack.token, seed=1, clients=4)

@@ -16,6 +16,8 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 CONTROL = {"connected", "subscribed", "reply", "error", "gap", "ping", "pong", "token_expiring", "reconnect"}
+#: The name of the task that acknowledges.
+ACKNOWLEDGING = "acknowledging"
 TERMINAL = {"job.completed", "job.failed", "job.cancelled"}
 
 
@@ -146,7 +148,7 @@ class Client:
                 journal.reconnected()
             self.connected, self.close_code = {}, None
             await self.send(frame)
-            self._tasks = [asyncio.create_task(self._read(self._ws)), asyncio.create_task(self._acknowledge())]
+            self._tasks = [asyncio.create_task(self._read(self._ws)), asyncio.create_task(self._acknowledge(), name=ACKNOWLEDGING)]
             await self.until(lambda: self.connected or self.close_code is not None, limit_s)
         if not self.connected:
             raise ConnectionRefusedError(f"closed with {self.close_code}")

@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 from rt import keys
-from tests.chaos.client import CONTROL, Client
+from tests.chaos.client import ACKNOWLEDGING, CONTROL, Client
 from tests.chaos.judge import Kind, Ledger, Record, Violation, judge, judge_effects, judge_job
 from tests.chaos.speeches import speech
 
@@ -89,7 +89,14 @@ class Tab(Client):
             self._ws.transport.abort()
 
     def twin(self, url: str) -> "Tab":
-        """A second tab of the session, which has what this one has."""
+        """A second tab of the session, which has what this one has.
+
+        This one acknowledges nothing more: what comes to it from now on the other one has not got, and a job whose end
+        was acknowledged is not replayed.
+        """
+        for task in self._tasks:
+            if task.get_name() == ACKNOWLEDGING:
+                task.cancel()
         other = Tab(self.peer, url)
         other.session = self.session
         other.journals = {stream: ledger.copy() for stream, ledger in self.journals.items()}

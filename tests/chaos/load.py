@@ -390,7 +390,7 @@ class Crowd:
         found = judge_job(record, job.text, job.ends)
         for peer in self.followers(job):
             ledger = peer.tab.journal(job.stream)
-            found += judge(ledger, record, complete=True)
+            found += _at(peer, judge(ledger, record, complete=True))
             ledger.violations, ledger.told = [], []
             ledger.seal()
         found += self._judge_retired(record)
@@ -403,7 +403,7 @@ class Crowd:
         found = []
         for tab in self.retired:
             if ledger := tab.journals.get(record.stream):
-                found += judge(ledger, record, complete=False)
+                found += _at(tab.peer, judge(ledger, record, complete=False))
                 del tab.journals[record.stream]
         return found
 
@@ -429,20 +429,24 @@ class Crowd:
             self.violations += record.violations()
             self.violations += judge_effects(record, _payload, self.published.get(room, {}))
             for peer in peers:
-                self.violations += judge(peer.tab.journal(room), record, complete=True)
+                self.violations += _at(peer, judge(peer.tab.journal(room), record, complete=True))
             self.violations += self._judge_retired(record)
         for peer in self.peers:
             record = await self.record(keys.session_stream(str(peer.tab.session)))
             self.violations += record.violations()
             self.violations += judge_effects(record, _request, self.submitted.get(peer, {}))
-            self.violations += judge(peer.tab.journal(record.stream), record, complete=True)
+            self.violations += _at(peer, judge(peer.tab.journal(record.stream), record, complete=True))
             self.violations += self._judge_retired(record)
             for stream, ledger in peer.tab.journals.items():
                 if stream.startswith("job:") and stream not in self.accepted:
                     # Submitted, and the reply never came: nothing was promised, but what came must be true.
-                    self.violations += judge(ledger, await self.record(stream), complete=False)
+                    self.violations += _at(peer, judge(ledger, await self.record(stream), complete=False))
                 elif ledger.sealed:
-                    self.violations += ledger.violations
+                    self.violations += _at(peer, ledger.violations)
+
+
+def _at(peer: Peer, found: list[Violation]) -> list[Violation]:
+    return [one._replace(where=f"{one.where} of peer {peer.number}") for one in found]
 
 
 def _payload(event: dict[str, Any]) -> str | None:

@@ -81,7 +81,7 @@ async def test_what_a_client_was_not_given_and_what_the_log_lacks_is_found(tmp_p
             await redis.aclose()  # type: ignore[attr-defined]
     said = {(one.kind, one.where, one.what) for one in crowd.violations}
     assert ("lost", "room:0", "the log holds 4 in the place of 3") in said
-    assert ("lost", "room:0", "5 never came") in said
+    assert ("lost", "room:0 of peer 3", "5 never came") in said
     assert {kind for kind, _, _ in said} <= {"lost", "disordered"}  # what follows a hole in the log stands elsewhere in it
 
 

@@ -338,10 +338,13 @@ class Crowd:
         self.ending = True
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(self.stop)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(limit_s):
-                    while not await self._settled():
-                        await asyncio.sleep(0.2)
+            loop = asyncio.get_running_loop()
+            end = loop.time() + limit_s
+            while unsettled := await self._unsettled():
+                if loop.time() > end:
+                    self.broken("other", "end", f"after {limit_s:g} s: {unsettled}")
+                    break
+                await asyncio.sleep(0.2)
             await self._judge_all()
 
     async def stop(self) -> None:
@@ -407,19 +410,25 @@ class Crowd:
                 del tab.journals[record.stream]
         return found
 
-    async def _settled(self) -> bool:
-        """Everybody is connected, every job ended, and everybody has what its streams have."""
-        if self.running or any(one.unanswered or not one.connected for one in self.peers):
-            return False
+    async def _unsettled(self) -> str:
+        """Who is not connected, what has not ended or was not answered, or who has not got what its streams have; "" at last."""
+        if self.running:
+            return f"{len(self.running)} jobs run, as {self.running[0].stream}"
+        for one in self.peers:
+            if one.unanswered or not one.connected:
+                return f"peer {one.number}: connected {one.connected}, unanswered {list(one.unanswered.values())[:1]}"
         followed = sorted({stream for one in self.peers for stream in one.tab.journals})
         async with self.redis.pipeline(transaction=False) as pipe:
             for stream in followed:
                 pipe.hget(keys.meta(keys.DEFAULT_TENANT, stream), "seq")
             tops = {stream: int(top or 0) for stream, top in zip(followed, await pipe.execute(), strict=True)}
-        return all(
-            one.announced <= one.tab.journals.keys() and all(ledger.seq >= tops[name] for name, ledger in one.tab.journals.items())
-            for one in self.peers
-        )
+        for one in self.peers:
+            if missing := one.announced - one.tab.journals.keys():
+                return f"peer {one.number} never saw anything of {missing}"
+            for name, ledger in one.tab.journals.items():
+                if ledger.seq < tops[name]:
+                    return f"peer {one.number} has {name} up to {ledger.seq}, its top is {tops[name]}; sealed {ledger.sealed}, told {ledger.told}"
+        return ""
 
     async def _judge_all(self) -> None:
         for job in [one for one in self.accepted.values() if not one.judged]:
@@ -441,8 +450,8 @@ class Crowd:
                 if stream.startswith("job:") and stream not in self.accepted:
                     # Submitted, and the reply never came: nothing was promised, but what came must be true.
                     self.violations += _at(peer, judge(ledger, await self.record(stream), complete=False))
-                elif ledger.sealed:
-                    self.violations += _at(peer, ledger.violations)
+                elif ledger.sealed and (ledger.violations or ledger.told):
+                    self.violations += _at(peer, judge(ledger, await self.record(stream), complete=False))
 
 
 def _at(peer: Peer, found: list[Violation]) -> list[Violation]:

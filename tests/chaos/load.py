@@ -427,7 +427,7 @@ class Crowd:
                 return f"peer {one.number} never saw anything of {missing}"
             for name, ledger in one.tab.journals.items():
                 if ledger.seq < tops[name]:
-                    return f"peer {one.number} has {name} up to {ledger.seq}, its top is {tops[name]}; sealed {ledger.sealed}, told {ledger.told}"
+                    return f"peer {one.number} has {name} up to {ledger.seq}, its top is {tops[name]}, told {ledger.told}"
         return ""
 
     async def _judge_all(self) -> None:

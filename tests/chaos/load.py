@@ -389,10 +389,11 @@ class Crowd:
                         await asyncio.sleep(0)
 
     async def _judge_job(self, job: Accepted) -> None:
+        # These, also when a second tab takes over while the log is read: that one's is judged at the end.
+        ledgers = [(peer, peer.tab.journal(job.stream)) for peer in self.followers(job)]
         record = await self.record(job.stream)
         found = judge_job(record, job.text, job.ends)
-        for peer in self.followers(job):
-            ledger = peer.tab.journal(job.stream)
+        for peer, ledger in ledgers:
             found += _at(peer, judge(ledger, record, complete=True))
             ledger.violations, ledger.told = [], []
             ledger.seal()
@@ -426,7 +427,7 @@ class Crowd:
             if missing := one.announced - one.tab.journals.keys():
                 return f"peer {one.number} never saw anything of {missing}"
             for name, ledger in one.tab.journals.items():
-                if ledger.seq < tops[name]:
+                if max(ledger.seq, 0) < tops[name]:  # -1: a new session's user stream begins where nobody tells
                     return f"peer {one.number} has {name} up to {ledger.seq}, its top is {tops[name]}, told {ledger.told}"
         return ""
 
@@ -447,9 +448,9 @@ class Crowd:
             self.violations += _at(peer, judge(peer.tab.journal(record.stream), record, complete=True))
             self.violations += self._judge_retired(record)
             for stream, ledger in peer.tab.journals.items():
-                if stream.startswith("job:") and stream not in self.accepted:
-                    # Submitted, and the reply never came: nothing was promised, but what came must be true.
-                    self.violations += _at(peer, judge(ledger, await self.record(stream), complete=False))
+                if stream.startswith("job:") and not ledger.sealed:
+                    # One that was submitted, and whose reply never came, was not promised; but what came must be true.
+                    self.violations += _at(peer, judge(ledger, await self.record(stream), complete=stream in self.accepted))
                 elif ledger.sealed and (ledger.violations or ledger.told):
                     self.violations += _at(peer, judge(ledger, await self.record(stream), complete=False))
 

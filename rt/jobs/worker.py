@@ -29,7 +29,7 @@ from rt.jobs.job import Cancelled, Completed, Failed, HandedBack, Lost, Retrying
 from rt.jobs.leases import Lease, Leases
 from rt.jobs.models import close_model, load_model
 from rt.jobs.queue import JobQueue
-from rt.jobs.runner import Claim, Run, Runner
+from rt.jobs.runner import STOP_GRACE_S, Claim, Run, Runner
 from rt.redis import Listener, ReplyError, Store, load_script
 from rt.settings import Settings
 from rt.streams.log import StreamLog
@@ -169,6 +169,7 @@ class Worker(ArqWorker):
             done.cancel()
             for run in self.runs.values():
                 run.stop(HandedBack())
+        stopped_at = self.loop.time()
         if self.tasks:
             _, late = await asyncio.wait(self.tasks.values(), timeout=_LAST_WORDS_S)
             for task in late:  # Redis does not answer: the leases lapse, and the jobs start elsewhere
@@ -387,8 +388,8 @@ async def _serve(app: App, settings: Settings) -> int:
         await run_until_stopped(worker)
     finally:
         await store.close()
-    if worker.runner.stuck:
-        # The loop would wait for them for good. Everything of ours is written and closed.
+    if worker.runner.stuck or worker.runner.threads.alive:
+        # The loop, or the interpreter, would wait for them. Everything of ours is written and closed.
         sys.stdout.flush()
         os._exit(0)
     return 0

@@ -104,7 +104,7 @@ class _Traveller:
 
 
 async def test_a_rolling_restart_under_load_loses_nothing_and_is_no_error_to_anybody(stack: Stack) -> None:
-    stack.env |= {"RT_DRAIN_S": "4", "RT_ACCEPT_RATE": "100"}
+    stack.env |= {"RT_DRAIN_S": "2", "RT_ACCEPT_RATE": "100"}
     stack.start(webs=2, workers=1)
     travellers, end = [_Traveller(stack, number) for number in range(16)], asyncio.Event()
     async with asyncio.TaskGroup() as group:

@@ -91,3 +91,11 @@ def deaf_thread(job: JobContext) -> None:
     """Never ends, and looks at nothing: a library that waits for good."""
     job.wait(job.emit("."))
     threading.Event().wait()
+
+
+@app.job(timeout_s=60)
+async def pour(job: JobContext, events: int, size: int) -> dict[str, int]:
+    """Emits so many data deltas of so many bytes, as fast as they are taken."""
+    for number in range(events):
+        await job.emit({"number": number, "fill": "x" * size})
+    return {"events": events}

@@ -166,7 +166,7 @@ class Runner:
                 outlet.add("job.restarted", {"reason": claim.text("restart") or "lease_lost", "discard_after": discard_after})
             outlet.add("job.started", {"worker": self._worker})
             created = claim.number("created") or payload.enqueued_ms
-            metrics.queue_wait_seconds.labels(job.name).observe(max(0.0, time.time() - created / 1000))
+            metrics.queue_wait_seconds.labels(job.name).observe(max(0.0, (claim.number("claimed") - created) / 1000))
             return await self._call(run, outlet, job, input.__dict__, past)
         except (Exception, SystemExit) as error:  # a library's sys.exit() would end the worker
             if job is None:

@@ -33,15 +33,16 @@ class Threads:
                 set_answer(value)
 
         def work() -> None:
-            told: tuple[Callable[[Any], None], Any]
+            told: tuple[Callable[[Any], None], Any] = answer.set_exception, RuntimeError("the call has ended its thread")
             try:
                 told = answer.set_result, context.run(call)
             except StopIteration as error:  # which no future takes
                 told = answer.set_exception, RuntimeError(f"raised {error!r}")
-            except BaseException as error:
+            except (Exception, SystemExit) as error:
                 told = answer.set_exception, error
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
-                loop.call_soon_threadsafe(land, *told)
+            finally:
+                with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+                    loop.call_soon_threadsafe(land, *told)
 
         self.alive.add(ended)
         threading.Thread(target=work, name=name, daemon=True).start()

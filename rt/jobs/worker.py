@@ -176,6 +176,10 @@ class Worker(ArqWorker):
                 task.cancel()
             if late:
                 await asyncio.wait(late)
+        left_s = stopped_at + STOP_GRACE_S - self.loop.time()
+        if self.runner.threads.alive and left_s > 0 and not self._hurry.is_set():
+            # Their runs ended with the cancel; what they have still to put in order they may.
+            await asyncio.wait(self.runner.threads.alive, timeout=left_s)
         with contextlib.suppress(Unavailable, TimeoutError):
             async with asyncio.timeout(_GOODBYE_S):
                 await self.store.call("DEL", keys.worker(self.name))

@@ -61,6 +61,15 @@ async def deaf(job: JobContext) -> None:
             await job.emit("still here")
 
 
+@app.job
+def tidies(job: JobContext) -> None:
+    """Looks whether it was cancelled, and needs a moment then."""
+    while not job.cancelled:
+        time.sleep(0.01)
+    time.sleep(0.3)
+    runs[job.id] += 1
+
+
 @app.job(idle_timeout_s=0.5)
 async def pours(job: JobContext, kilobytes: int) -> None:
     await job.emit("begun")
@@ -211,6 +220,16 @@ async def test_a_worker_stops_although_a_job_never_heeds_its_cancel(
     assert record is not None
     assert record.status == "queued", "handed back for another worker"
     gates[job_id].set()
+
+
+async def test_a_job_in_a_thread_may_put_things_in_order_before_its_worker_ends(store: Store, settings: Settings, jobs: Jobs) -> None:
+    async with running(app, settings.model_copy(update={"drain_s": 0.0}), store) as worker:
+        job_id = await jobs.submit("tidies")
+        await eventually(lambda: job_id in worker.runs and worker.runner.threads.alive)
+        worker.stop()
+        main = next(one for one in asyncio.all_tasks() if one.get_name() == "worker under test")
+        await asyncio.wait({main}, timeout=10)
+    assert runs[job_id] == 1
 
 
 async def test_a_job_s_wait_is_told_by_redis_s_clock(worker: Worker, jobs: Jobs) -> None:

@@ -264,9 +264,7 @@ async def test_payloads_of_unfinished_jobs_are_kept_from_expiring(
     assert abs(await store.call("PTTL", f"arq:job:{far}") - before) < 5000  # never shortened
 
 
-async def test_streams_are_trimmed_by_age_and_jobs_are_not(
-    streams: StreamLog, queue: JobQueue, store: Store, settings: Settings
-) -> None:
+async def test_streams_are_trimmed_by_age_and_jobs_are_not(streams: StreamLog, queue: JobQueue, store: Store, settings: Settings) -> None:
     """By Redis's clock: the events' own times are of their writers' and may be anything."""
     short = settings.model_copy(update={"room_age_s": 1, "user_age_s": 1})
     janitor = Janitor(store, streams, queue, short)

@@ -9,6 +9,7 @@ import asyncio
 import inspect
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from rt import events, keys
@@ -22,6 +23,7 @@ from rt.jobs.models import LanguageModel
 from rt.jobs.outlet import Outlet
 from rt.jobs.payload import BadPayload, Payload, decode_job, encode_result
 from rt.jobs.queue import letter_bounds
+from rt.jobs.threads import Threads
 from rt.redis import Store, insist, load_script
 from rt.settings import Settings
 from rt.streams.log import Appended, StreamLog
@@ -97,6 +99,7 @@ class Runner:
         self.model: LanguageModel | None = None
         #: Functions that went on after their cancel and their grace; what they emit goes nowhere.
         self.stuck: set[asyncio.Task[Outcome]] = set()
+        self.threads = Threads()
 
     async def run(self, run: Run) -> Outcome:
         """Runs an attempt and settles it. Waits for Redis where it must; raises nothing but CancelledError."""
@@ -163,7 +166,7 @@ class Runner:
                 outlet.add("job.restarted", {"reason": claim.text("restart") or "lease_lost", "discard_after": discard_after})
             outlet.add("job.started", {"worker": self._worker})
             created = claim.number("created") or payload.enqueued_ms
-            metrics.queue_wait_seconds.labels(job.name).observe(max(0.0, time.time() - created / 1000))
+            metrics.queue_wait_seconds.labels(job.name).observe(max(0.0, (claim.number("claimed") - created) / 1000))
             return await self._call(run, outlet, job, input.__dict__, past)
         except (Exception, SystemExit) as error:  # a library's sys.exit() would end the worker
             if job is None:
@@ -202,7 +205,7 @@ class Runner:
                 if inspect.iscoroutinefunction(job.function):
                     value = await job.function(context, **input)
                 else:
-                    value = await asyncio.to_thread(job.function, context, **input)
+                    value = await self.threads.run(partial(job.function, context, **input), f"job {claim.id}")
         except TimeoutError:
             if total.expired():
                 return Failed({"code": "timeout", "message": f"not finished within {left_s:.1f} s", "temporary": False})

@@ -29,7 +29,7 @@ from rt.jobs.job import Cancelled, Completed, Failed, HandedBack, Lost, Retrying
 from rt.jobs.leases import Lease, Leases
 from rt.jobs.models import close_model, load_model
 from rt.jobs.queue import JobQueue
-from rt.jobs.runner import Claim, Run, Runner
+from rt.jobs.runner import STOP_GRACE_S, Claim, Run, Runner
 from rt.redis import Listener, ReplyError, Store, load_script
 from rt.settings import Settings
 from rt.streams.log import StreamLog
@@ -169,12 +169,17 @@ class Worker(ArqWorker):
             done.cancel()
             for run in self.runs.values():
                 run.stop(HandedBack())
+        stopped_at = self.loop.time()
         if self.tasks:
             _, late = await asyncio.wait(self.tasks.values(), timeout=_LAST_WORDS_S)
             for task in late:  # Redis does not answer: the leases lapse, and the jobs start elsewhere
                 task.cancel()
             if late:
                 await asyncio.wait(late)
+        left_s = stopped_at + STOP_GRACE_S - self.loop.time()
+        if self.runner.threads.alive and left_s > 0 and not self._hurry.is_set():
+            # Their runs ended with the cancel; what they have still to put in order they may.
+            await asyncio.wait(self.runner.threads.alive, timeout=left_s)
         with contextlib.suppress(Unavailable, TimeoutError):
             async with asyncio.timeout(_GOODBYE_S):
                 await self.store.call("DEL", keys.worker(self.name))
@@ -387,8 +392,8 @@ async def _serve(app: App, settings: Settings) -> int:
         await run_until_stopped(worker)
     finally:
         await store.close()
-    if worker.runner.stuck:
-        # The loop would wait for them for good. Everything of ours is written and closed.
+    if worker.runner.stuck or worker.runner.threads.alive:
+        # The loop, or the interpreter, would wait for them. Everything of ours is written and closed.
         sys.stdout.flush()
         os._exit(0)
     return 0

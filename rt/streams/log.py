@@ -178,7 +178,10 @@ class StreamLog:
         return head._replace(snapshot={"seq": int(seq), "data": data})
 
     async def trim(self, tenant: str, stream: str, oldest_ms: int, *, look_at: int = 1000) -> int:
-        """Drops events older than a time; returns how many. Looks at `look_at` events at most: call again while it drops that many."""
+        """Drops what was written before a time of Redis's own clock; returns how many events.
+
+        Looks at `look_at` events at most: call again while it drops that many.
+        """
         return int(await self._store.run(TRIM, [keys.log(tenant, stream), keys.meta(tenant, stream)], [oldest_ms, look_at]))
 
 

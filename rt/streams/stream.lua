@@ -71,10 +71,13 @@ end
 -- `keep` = { length, log_ttl_s, meta_ttl_s }.
 local function stream_add(log, meta, epoch, seq, events, keep)
   local first, bodies, bytes = seq + 1, {}, 0
+  -- Redis's own time, by which streams are trimmed: an event's `ts` is of its writer's clock. A job's stream ends by itself.
+  local entry = string.find(log, '{job:', 1, true) and { 'e', '' } or { 'e', '', 't', string.format('%.0f', now_ms()) }
   for i, event in ipairs(events) do
     seq = seq + 1
     local body = '{"seq":' .. seq .. ',' .. string.sub(event, 2)
-    redis.call('XADD', log, seq .. '-0', 'e', body)
+    entry[2] = body
+    redis.call('XADD', log, seq .. '-0', unpack(entry))
     bodies[i] = body
     bytes = bytes + #body
   end

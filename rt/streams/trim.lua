@@ -1,11 +1,11 @@
--- Drops what is older than a time. KEYS: log, meta. ARGV: oldest ts to keep (ms), most events to look at.
--- Returns the number of events dropped. Events of one stream carry rising times but for clocks of several hosts:
--- the first young one ends the search, so that nothing young is ever dropped.
+-- Drops what is older than a time. KEYS: log, meta. ARGV: oldest time to keep (Redis's own, in ms), most events to look at.
+-- Returns the number of events dropped. Times rise within a stream unless Redis's clock was set back, and one that another
+-- hand added has none: the first that is not known to be old ends the search.
 local page = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', ARGV[2])
 local dropped, from = 0, false
 for _, entry in ipairs(page) do
-  local ts = tonumber(string.match(entry[2][2], '"ts":(%d+)') or 0)
-  if ts >= tonumber(ARGV[1]) then from = entry[1] break end
+  local at = tonumber(entry[2][4])
+  if not at or at >= tonumber(ARGV[1]) then from = entry[1] break end
   dropped = dropped + 1
 end
 if dropped == 0 then return 0 end

@@ -1,7 +1,10 @@
 """An application for tests that break things: its job never ends by itself before the attempt that it was told of."""
 
 import asyncio
+import contextlib
 import os
+import threading
+import time
 from pathlib import Path
 
 from rt import App, JobContext
@@ -51,3 +54,48 @@ async def count(job: JobContext, until: str, every_ms: int) -> dict[str, int]:
         number += 1
         await asyncio.sleep(every_ms / 1000)
     return {"count": number}
+
+
+@app.job(max_attempts=2, keep=lambda past: True)
+async def blocks(job: JobContext, text: str, until: str) -> dict[str, int]:
+    """Emits one half of the text, blocks its worker's event loop until there is a file at the path `until`, and emits the other."""
+    half = len(text) // 2
+    if job.attempt == 1:
+        await job.emit(text[:half])
+        await job.checkpoint(None)
+        while not Path(until).exists():  # noqa: ASYNC240
+            time.sleep(0.01)  # noqa: ASYNC251
+    await job.emit(text[max(half, len(job.past.text)) :])
+    return {"attempt": job.attempt}
+
+
+@app.job(max_attempts=3)
+async def tell(job: JobContext, prompt: str) -> dict[str, int]:
+    """Emits what the worker's model says."""
+    async for piece in job.model.stream(prompt):
+        await job.emit(piece)
+    return {"attempt": job.attempt}
+
+
+@app.job(max_attempts=3)
+async def deaf(job: JobContext) -> None:
+    """Never ends, whoever cancels it."""
+    while True:
+        with contextlib.suppress(asyncio.CancelledError):
+            await job.emit(".")
+            await asyncio.sleep(0.05)
+
+
+@app.job(max_attempts=3)
+def deaf_thread(job: JobContext) -> None:
+    """Never ends, and looks at nothing: a library that waits for good."""
+    job.wait(job.emit("."))
+    threading.Event().wait()
+
+
+@app.job(timeout_s=60)
+async def pour(job: JobContext, events: int, size: int) -> dict[str, int]:
+    """Emits so many data deltas of so many bytes, as fast as they are taken."""
+    for number in range(events):
+        await job.emit({"number": number, "fill": "x" * size})
+    return {"events": events}

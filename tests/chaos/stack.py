@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 
 from rt.localredis import PrivateRedis
 from rt.tokens import mint
+from tests.chaos.clock import Clock
 from tests.chaos.proxy import Proxy
 
 SECRET = "a secret of the tests that is long enough to sign"
@@ -29,10 +30,12 @@ def free_port() -> int:
 class Process:
     """One started process; its output is kept, and its ready line waited for."""
 
-    def __init__(self, *args: str, env: dict[str, str]) -> None:
+    def __init__(self, *args: str, env: dict[str, str], clock: Clock | None = None) -> None:
+        if clock is not None:
+            env = env | {"CLOCK": str(clock.path)}
         clean = {name: value for name, value in os.environ.items() if not name.startswith("RT_") and name not in ("REDIS_URL", "PORT")}
         self.popen = subprocess.Popen(
-            [sys.executable, "-m", "rt.cli", *args],
+            [sys.executable, "-m", "tests.chaos.clock" if clock else "rt.cli", *args],
             cwd=ROOT,
             env=clean | env,
             stdout=subprocess.PIPE,
@@ -98,6 +101,7 @@ class Stack:
         self.redis = PrivateRedis(folder, port=self.redis_port, aof=True)
         self.network = Proxy(self.redis_port) if proxied else None
         self.env = {"RT_SECRET": SECRET, "RT_HOST": "127.0.0.1", "RT_LEASE_S": "2", "RT_DRAIN_S": "2", **env}
+        self.token_ttl_s = 3600
         self.webs: list[Process] = []
         self.workers: list[Process] = []
         self.ports: list[int] = []
@@ -117,15 +121,15 @@ class Stack:
             self.network.__exit__()
         self.redis.__exit__(None, None, None)
 
-    def web(self, port: int | None = None) -> Process:
+    def web(self, port: int | None = None, clock: Clock | None = None) -> Process:
         port = port or free_port()
-        one = Process("web", self.app, env=self.env | {"PORT": str(port)})
+        one = Process("web", self.app, env=self.env | {"PORT": str(port)}, clock=clock)
         self.webs.append(one)
         self.ports.append(port)
         return one
 
-    def worker(self, app: str = "") -> Process:
-        one = Process("worker", app or self.app, env=self.env)
+    def worker(self, app: str = "", clock: Clock | None = None) -> Process:
+        one = Process("worker", app or self.app, env=self.env, clock=clock)
         self.workers.append(one)
         return one
 
@@ -148,7 +152,7 @@ class Stack:
         )
 
     def token(self, subject: str = "alice", *scopes: str) -> str:
-        return mint(SECRET, subject, scopes or ("jobs:write", "jobs:read", "streams:read", "streams:publish"), 3600)
+        return mint(SECRET, subject, scopes or ("jobs:write", "jobs:read", "streams:read", "streams:publish"), self.token_ttl_s)
 
     def direct(self) -> "Redis[bytes]":
         """The server itself, past the proxy; close it."""

@@ -849,6 +849,8 @@ class Log:
     name: str
     life: int = 0
     said: list[str] = field(default_factory=list)
+    #: When each was written, by Redis's clock, in ms.
+    times: list[int] = field(default_factory=list)
     first: int = 1
     kept: int = 1
     #: How far each epoch of this life reaches; the newest one to the top.
@@ -893,6 +895,8 @@ class Streams(RedisMachine):
         self.records: dict[str, tuple[str, str, int]] = {}
         self.commands: dict[str, Command] = {}
         self.marks = 0
+        #: Before the newest event was written, by Redis's clock.
+        self.ago = 0
         self.lives = 0
         self.session = self.do(open_session(self.store, self.settings, "-", OWNER, None)).id
         #: Generations of all connections of the session that live, oldest first; what Redis holds of it, and the furthest of all.
@@ -913,7 +917,7 @@ class Streams(RedisMachine):
         """What stream_open did, when the stream's epoch is then `epoch`."""
         if not log.epochs:
             self.lives += 1
-            log.life, log.said, log.first, log.kept = self.lives, [], 1, 1
+            log.life, log.said, log.times, log.first, log.kept = self.lives, [], [], 1, 1
             log.epochs, log.incarnation = {epoch: 0}, self.words
             return
         moved = log.incarnation != self.words
@@ -926,6 +930,9 @@ class Streams(RedisMachine):
     def adds(self, log: Log, epoch: str, mark: str) -> None:
         self.opens(log, epoch)
         log.said.append(mark)
+        ((_, fields),) = self.call("XREVRANGE", keys.log("-", log.name), "+", "-", "COUNT", 1)
+        log.times.append(int(fields[3]))
+        assert self.ago < log.times[-1] <= self.do(self.store.now_ms())
         log.epochs[epoch] = log.top
         if log.top - log.first + 1 > self.settings.room_length:  # whole nodes at the front go
             ((id, _),) = self.call("XRANGE", keys.log("-", log.name), "-", "+", "COUNT", 1)
@@ -944,7 +951,10 @@ class Streams(RedisMachine):
     )
     def publish(self, name: str, records: tuple[str, ...], hash: str, by: str, lost: bool) -> None:
         mark, log = self.mark(), self.logs[name]
-        event = events.encode("message", name, {"text": str(mark)}, mark)
+        event = events.encode("message", name, {"text": str(mark)}, 0)
+        self.ago = self.do(self.store.now_ms())
+        while self.do(self.store.now_ms()) == self.ago:  # no two events are of one millisecond
+            pass
         who = Authorship()
         if by and self.living:
             who = Authorship(self.session, self.living[-1 if by == "newest" else 0])
@@ -986,11 +996,11 @@ class Streams(RedisMachine):
 
     @rule(name=st.sampled_from(["room:a", "room:b"]), keep=st.integers(0, 4), look_at=st.integers(1, 3))
     def trim(self, name: str, keep: int, look_at: int) -> None:
-        """By age: the events' times are their marks."""
+        """By age, whatever the events' own times say."""
         log = self.logs[name]
-        readable = log.said[log.first - 1 :]
-        young = int(readable[-keep]) if 0 < keep <= len(readable) else self.marks + 1
-        old = sum(int(one) < young for one in readable[:look_at])
+        readable = log.times[log.first - 1 :]
+        young = readable[-keep] if 0 < keep <= len(readable) else self.do(self.store.now_ms()) + 1
+        old = sum(one < young for one in readable[:look_at])
         assert self.do(self.streams.trim("-", name, young, look_at=look_at)) == old
         if old:
             log.first += old

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import time
 
 import pytest
 
@@ -51,8 +50,9 @@ async def test_seq_counts_from_one_without_holes(streams: StreamLog, store: Stor
 async def test_entries_carry_their_seq_as_the_id_and_as_the_first_member(streams: StreamLog, store: Store) -> None:
     await streams.publish(TENANT, ROOM, event("a"))
     ((id, fields),) = await store.call("XRANGE", keys.log(TENANT, str(ROOM)), "-", "+")
-    _, body = fields
+    _, body, _, at = fields
     assert id == b"1-0"
+    assert abs(int(at) - await store.now_ms()) < 5000
     assert body.startswith(b'{"seq":1,"type":"message","stream":"room:tea",')
     assert events.seq_of(body) == 1
 
@@ -187,23 +187,53 @@ async def test_trimming_by_length_writes_down_the_first_event_kept(store: Store,
     assert place(Cursor(page.head.epoch, page.head.first - 1), page.head).gap is None
 
 
+async def later(store: Store) -> int:
+    """A time by Redis's clock, in ms, that is after everything that was written before it."""
+    began = await store.now_ms()
+    while (now := await store.now_ms()) == began:
+        pass
+    return now
+
+
 async def test_trimming_by_age_drops_what_is_older_and_nothing_young(streams: StreamLog, store: Store, settings: Settings) -> None:
-    now = int(time.time() * 1000)
-    for i, ts in enumerate([now - 9000, now - 8000, now - 10, now - 7000, now]):
-        await streams.publish(TENANT, ROOM, event(str(i), ts=ts))
-    assert await streams.trim(TENANT, str(ROOM), now - 5000) == 2
-    # The fourth is old as well; it stands behind a young one, as another host's clock may have it.
+    for i in range(2):
+        await streams.publish(TENANT, ROOM, event(str(i)))
+    young = await later(store)
+    for i in range(2, 5):
+        await streams.publish(TENANT, ROOM, event(str(i)))
+    assert await streams.trim(TENANT, str(ROOM), young) == 2
     assert await texts(store, settings) == ["2", "3", "4"]
     head = (await streams.heads(TENANT, [str(ROOM)]))[str(ROOM)]
     assert (head.first, head.kept, head.top) == (3, 3, 5)
-    assert await streams.trim(TENANT, str(ROOM), now - 5000) == 0
+    assert await streams.trim(TENANT, str(ROOM), young) == 0
+
+
+async def test_age_is_told_by_redis_s_clock_whatever_the_writer_s_said(streams: StreamLog, store: Store, settings: Settings) -> None:
+    hour_ms = 3_600_000
+    now = await store.now_ms()
+    for i, ts in enumerate([now + hour_ms, now - hour_ms]):
+        await streams.publish(TENANT, ROOM, event(str(i), ts=ts))
+    young = await later(store)
+    for i, ts in enumerate([now - hour_ms, now + hour_ms, now - hour_ms], 2):
+        await streams.publish(TENANT, ROOM, event(str(i), ts=ts))
+    assert await streams.trim(TENANT, str(ROOM), young) == 2
+    assert await texts(store, settings) == ["2", "3", "4"]
+    assert [one["ts"] - now for one in await read_all(store, settings, str(ROOM))] == [-hour_ms, hour_ms, -hour_ms]
+
+
+async def test_an_entry_of_another_hand_has_no_age(streams: StreamLog, store: Store, settings: Settings) -> None:
+    await streams.publish(TENANT, ROOM, event("old"))
+    await store.call("XADD", keys.log(TENANT, str(ROOM)), "2-0", "e", b'{"seq":2,' + event("by hand")[1:])
+    assert await streams.trim(TENANT, str(ROOM), await later(store)) == 1
+    assert await texts(store, settings) == ["by hand"]
 
 
 async def test_trimming_by_age_may_leave_nothing_and_numbers_go_on(streams: StreamLog, store: Store, settings: Settings) -> None:
     for i in range(3):
-        await streams.publish(TENANT, ROOM, event(str(i), ts=5))
-    assert await streams.trim(TENANT, str(ROOM), 10, look_at=2) == 2  # a step of a long one
-    assert await streams.trim(TENANT, str(ROOM), 10, look_at=2) == 1
+        await streams.publish(TENANT, ROOM, event(str(i)))
+    young = await later(store)
+    assert await streams.trim(TENANT, str(ROOM), young, look_at=2) == 2  # a step of a long one
+    assert await streams.trim(TENANT, str(ROOM), young, look_at=2) == 1
     head = (await streams.heads(TENANT, [str(ROOM)]))[str(ROOM)]
     assert (head.top, head.first, head.kept) == (3, 4, 4)
     assert place(Cursor(head.epoch, 1), head).gap == Gap("trimmed", 2, 3)

@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
@@ -22,6 +23,7 @@ from rt.jobs.worker import Worker
 from rt.localredis import PrivateRedis, find_server
 from rt.redis import Store
 from rt.settings import Settings, load_settings
+from rt.telemetry import REGISTRY
 from tests.helpers import TENANT, Jobs, alive, eventually, joined, running, standing, types
 
 app = App()
@@ -57,6 +59,15 @@ async def deaf(job: JobContext) -> None:
             await asyncio.wait_for(gates[job.id].wait(), 0.05)
         except (TimeoutError, asyncio.CancelledError):
             await job.emit("still here")
+
+
+@app.job
+def tidies(job: JobContext) -> None:
+    """Looks whether it was cancelled, and needs a moment then."""
+    while not job.cancelled:
+        time.sleep(0.01)
+    time.sleep(0.3)
+    runs[job.id] += 1
 
 
 @app.job(idle_timeout_s=0.5)
@@ -209,6 +220,28 @@ async def test_a_worker_stops_although_a_job_never_heeds_its_cancel(
     assert record is not None
     assert record.status == "queued", "handed back for another worker"
     gates[job_id].set()
+
+
+async def test_a_job_in_a_thread_may_put_things_in_order_before_its_worker_ends(store: Store, settings: Settings, jobs: Jobs) -> None:
+    async with running(app, settings.model_copy(update={"drain_s": 0.0}), store) as worker:
+        job_id = await jobs.submit("tidies")
+        await eventually(lambda: job_id in worker.runs and worker.runner.threads.alive)
+        worker.stop()
+        main = next(one for one in asyncio.all_tasks() if one.get_name() == "worker under test")
+        await asyncio.wait({main}, timeout=10)
+    assert runs[job_id] == 1
+
+
+async def test_a_job_s_wait_is_told_by_redis_s_clock(worker: Worker, jobs: Jobs) -> None:
+    """The web host that accepted it and the worker's host need not agree on the time."""
+
+    def waited_s() -> float:
+        return float(REGISTRY.get_sample_value("rt_queue_wait_seconds_sum", {"job": "ok"}) or 0)
+
+    before, real = waited_s(), time.time
+    with patch("time.time", lambda: real() + 3600):
+        await still_works(jobs)
+    assert 0 <= waited_s() - before < 60
 
 
 async def test_a_job_that_waits_for_redis_is_not_idle(redis_kind: str, worker: Worker, jobs: Jobs, store: Store) -> None:

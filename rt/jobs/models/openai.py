@@ -194,7 +194,7 @@ def _bad_response(what: str) -> JobError:
 
 def _check(response: httpx2.Response) -> None:
     status = response.status_code
-    wait_s = _retry_after_s(response.headers.get("Retry-After"))
+    wait_s = _retry_after_s(response.headers.get("Retry-After"), response.headers.get("Date"))
     match status:
         case 200:
             if "json" in response.headers.get("Content-Type", ""):
@@ -215,20 +215,30 @@ def _check(response: httpx2.Response) -> None:
             raise _bad_response(f"has the status {status}")
 
 
-def _retry_after_s(value: str | None) -> float | None:
-    """RFC 9110, 10.2.3: seconds or a date. None for neither; a date that has passed is 0."""
+def _retry_after_s(value: str | None, sent: str | None) -> float | None:
+    """RFC 9110, 10.2.3: seconds or a date. None for neither; a date that has passed is 0.
+
+    A date counts from the one at which the answer was sent: the endpoint's clock and ours may differ.
+    """
     if value is None:
         return None
     try:
         wait_s = float(value)
     except ValueError:
-        try:
-            when = parsedate_to_datetime(value)
-        except ValueError:
+        when = _date(value)
+        if when is None:
             return None
-        # An HTTP date is always UTC, also where it is written "-0000", which Python reads as a time without a zone.
-        wait_s = (when.replace(tzinfo=when.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
+        wait_s = (when - (_date(sent or "") or datetime.now(UTC))).total_seconds()
     return max(0.0, wait_s) if isfinite(wait_s) else None
+
+
+def _date(value: str) -> datetime | None:
+    try:
+        when = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    # An HTTP date is always UTC, also where it is written "-0000", which Python reads as a time without a zone.
+    return when.replace(tzinfo=when.tzinfo or UTC)
 
 
 def _chunk(data: bytes) -> _Chunk:

@@ -222,6 +222,13 @@ async def test_retry_after_is_seconds_or_a_date(value: Callable[[], str], low: f
         assert low <= error.retry_after_s <= high
 
 
+async def test_a_date_to_retry_after_counts_from_the_endpoint_s_own_clock() -> None:
+    headers = "Date: Wed, 21 Oct 2015 07:28:00 GMT", "Retry-After: Wed, 21 Oct 2015 07:28:30 GMT"
+    error = await error_of(status("429 Too Many Requests", *headers))
+    assert isinstance(error, TemporaryJobError)
+    assert error.retry_after_s == 30
+
+
 @pytest.mark.parametrize(
     "answer",
     [

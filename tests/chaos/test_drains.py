@@ -1,0 +1,146 @@
+"""Deploys: what SIGTERM costs those who are connected, and what it takes to end a process."""
+
+import asyncio
+import time
+
+import pytest
+
+from tests.chaos.client import Client
+from tests.chaos.stack import Stack
+from tests.chaos.test_main_job import check, words
+from tests.helpers import eventually
+
+CLIENTS, ACCEPT_RATE = 120, 40
+ROOM = "room:deploy"
+
+
+async def test_a_drained_server_sends_a_hundred_clients_away_one_by_one_and_keeps_their_cursors(stack: Stack) -> None:
+    stack.env |= {"RT_DRAIN_S": "10", "RT_ACCEPT_RATE": str(ACCEPT_RATE)}
+    stack.start(webs=2, workers=0)
+    clients = [Client(stack.ws(), stack.token(f"user{i}")) for i in range(CLIENTS)]
+    await asyncio.gather(*(client.open() for client in clients))
+    await asyncio.gather(*(client.ask("subscribe", stream=ROOM, cursor="0") for client in clients))
+    for number in range(3):
+        await clients[0].ask("publish", stream=ROOM, data=number)
+    await asyncio.gather(*(client.until(lambda client=client: len(client.journal(ROOM).events) == 3) for client in clients))  # type: ignore[misc]
+    async with stack.http() as http:
+        assert (await http.get("/readyz")).status_code == 200
+        # Acknowledged at the last moment: stored by the drain, or never.
+        await asyncio.gather(*(client.send({"type": "ack", "cursors": {ROOM: 3}}) for client in clients))
+        stack.webs[0].popen.terminate()
+        asked_at = time.monotonic()
+        await eventually(lambda: _not_ready(http), within_s=1)
+        assert all(client.close_code is None for client in clients), "not ready before the first one is sent away"
+    await asyncio.gather(*(client.until(lambda client=client: client.close_code is not None) for client in clients))  # type: ignore[misc]
+    assert await asyncio.to_thread(stack.webs[0].popen.wait, 25) == 0
+    assert time.monotonic() - asked_at < 25
+    assert {client.close_code for client in clients} == {4000}
+    told = [[frame["delay_ms"] for frame in client.control if frame["type"] == "reconnect"] for client in clients]
+    assert [len(one) for one in told] == [1] * CLIENTS
+    window_ms = CLIENTS / ACCEPT_RATE * 1000
+    delays = sorted(one for [one] in told)
+    assert 0 <= delays[0] <= delays[-1] <= window_ms
+    for third in range(3):
+        within = [one for one in delays if third * window_ms / 3 <= one <= (third + 1) * window_ms / 3]
+        assert CLIENTS / 6 <= len(within) <= CLIENTS / 2, "the delays are not spread over the window"
+    back = [Client(stack.ws(1), client.token, keeps_cursors=False) for client in clients]
+    for client, gone in zip(back, clients, strict=True):
+        client.session = gone.session
+    assert {hello["resumed"] for hello in await asyncio.gather(*(client.open() for client in back))} == {True}
+    await back[0].ask("publish", stream=ROOM, data="after")
+    await asyncio.gather(*(client.until(lambda client=client: client.journal(ROOM).events) for client in back))  # type: ignore[misc]
+    assert {tuple(event["seq"] for event in client.journal(ROOM).events) for client in back} == {(4,)}
+    await asyncio.gather(*(client.close() for client in [*clients, *back]))
+
+
+async def _not_ready(http: object) -> bool:
+    answer = await http.get("/readyz")  # type: ignore[attr-defined]
+    return bool(answer.status_code == 503)
+
+
+class _Traveller:
+    """A client as the protocol page wants it: publishes, follows a job, and comes back when it is told to, at the other server."""
+
+    def __init__(self, stack: Stack, number: int) -> None:
+        self.stack, self.web = stack, number % 2
+        self.client = Client(stack.ws(self.web), stack.token(f"user{number}"))
+        self.codes: list[int | None] = []
+        self.published: list[str] = []
+        self.number = number
+        self.text = words(40, number)
+
+    async def run(self, end: asyncio.Event) -> None:
+        client = self.client
+        await client.open()
+        await client.ask("subscribe", stream=ROOM, cursor="0")
+        async with asyncio.TaskGroup() as group:
+            coming_back = group.create_task(self._come_back())
+            publishing = group.create_task(self._publish(end))
+            while not end.is_set():
+                journal = await client.submit("paced", text=self.text, delay_ms=5)
+                check(await client.finished(journal, 30), self.text)
+            await publishing
+            coming_back.cancel()
+
+    async def _come_back(self) -> None:
+        client = self.client
+        while True:
+            await client.until(lambda: client.close_code is not None, 120)
+            self.codes.append(client.close_code)
+            told = [frame["delay_ms"] for frame in client.control if frame["type"] == "reconnect"]
+            assert len(told) == len(self.codes), "closed without having been told when to come back"
+            await asyncio.sleep(told[-1] / 1000)
+            self.web = 1 - self.web
+            client.url = self.stack.ws(self.web)
+            assert (await client.reopen())["resumed"] is True
+
+    async def _publish(self, end: asyncio.Event) -> None:
+        while not end.is_set():
+            word = f"{self.number} {len(self.published)}"
+            answer = await self.client.ask("publish", stream=ROOM, data=word)
+            assert answer["type"] == "reply", answer
+            self.published.append(word)
+            await asyncio.sleep(0.05)
+
+
+async def test_a_rolling_restart_under_load_loses_nothing_and_is_no_error_to_anybody(stack: Stack) -> None:
+    stack.env |= {"RT_DRAIN_S": "2", "RT_ACCEPT_RATE": "100"}
+    stack.start(webs=2, workers=1)
+    travellers, end = [_Traveller(stack, number) for number in range(16)], asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        for one in travellers:
+            group.create_task(one.run(end))
+        for web in (0, 1):
+            await eventually(lambda web=web: all(len(one.published) > 5 * web + 3 for one in travellers))  # type: ignore[misc]
+            assert await asyncio.to_thread(stack.webs[web].terminate, 25) == 0
+            await asyncio.to_thread(stack.web(stack.ports[web]).wait_ready)
+        counts = [len(one.published) for one in travellers]
+        await eventually(lambda: all(len(one.published) > count + 3 for one, count in zip(travellers, counts, strict=True)))
+        end.set()
+    published = sorted(word for one in travellers for word in one.published)
+    for one in travellers:
+        client = one.client
+        await client.until(lambda client=client: len(client.journal(ROOM).events) >= len(published))  # type: ignore[misc]
+        assert sorted(event["data"]["data"] for event in client.journal(ROOM).events) == published
+        assert client.faults() == []
+        assert [journal.gaps for journal in client.journals.values() if journal.gaps] == []
+        assert [frame for frame in client.control if frame["type"] == "error"] == []
+        assert set(one.codes) == {4000}
+        await client.close()
+    assert stack.tracebacks() == []
+
+
+@pytest.mark.parametrize("job", ["deaf", "deaf_thread"])
+async def test_a_job_that_heeds_no_cancel_does_not_keep_its_worker_from_exiting(stack: Stack, job: str) -> None:
+    stack.env["RT_DRAIN_S"] = "0.2"
+    stack.start(webs=1, workers=2)
+    client = Client(stack.ws(), stack.token())
+    await client.open()
+    journal = await client.submit(job)
+    await client.until(lambda: "job.delta" in journal.types())
+    started = next(event for event in journal.events if event["type"] == "job.started")
+    [busy] = [one for one in stack.workers if started["data"]["worker"] in one.wait_ready()]
+    assert await asyncio.to_thread(busy.terminate, 10) == 0  # of the 25 s, the rest is RT_DRAIN_S
+    await client.until(lambda: 2 in journal.attempts())
+    assert [event["data"]["reason"] for event in journal.events if event["type"] == "job.restarted"] == ["deploy"]
+    await client.close()

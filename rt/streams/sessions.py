@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from rt import keys
 from rt.cursor import Cursor, parse_cursor
-from rt.errors import Refused, Unavailable
+from rt.errors import Refused, TakenOver, Unavailable
 from rt.redis import Store, load_script
 from rt.settings import Settings
 from rt.telemetry import metrics
@@ -103,6 +103,8 @@ class Entry:
     fields: dict[str, str] = field(default_factory=dict)
     furthest: str = ""
     renew_at: float = 0.0
+    #: Whether what was last to be stored was refused, as an older generation's.
+    refused: bool = False
 
 
 async def restore_session(store: Store, settings: Settings, entry: Entry, fields: dict[str, str]) -> bool:
@@ -129,9 +131,11 @@ class Cursors:
         self._entries.add(entry)
 
     async def put(self, entry: Entry, fields: dict[str, str]) -> None:
-        """Stores changes now, with what waits: for what is answered with a promise. Raises Unavailable."""
+        """Stores changes now, with what waits: for what is answered with a promise. Raises TakenOver and Unavailable."""
         entry.fields |= fields
         await self.save([entry])
+        if entry.refused:
+            raise TakenOver()
 
     async def remove(self, entry: Entry) -> None:
         """Stores what is left of it, if Redis takes it in time. Never raises: what is not stored is read again by the client.
@@ -195,7 +199,7 @@ class Cursors:
             raise
         now = asyncio.get_running_loop().time()
         for (one, _, _), verdict in zip(taken, verdicts, strict=True):
-            one.renew_at = now + RENEW_S
-            if not verdict and one in self._entries:
+            one.renew_at, one.refused = now + RENEW_S, not verdict
+            if one.refused and one in self._entries:
                 self._entries.discard(one)
                 one.taken_over()

@@ -11,7 +11,8 @@ from tests.api.rawsocket import RawSocket
 from tests.chaos.client import Client
 from tests.chaos.proxy import HALF_OPEN, Proxy
 from tests.chaos.scene import compare
-from tests.chaos.stack import Stack
+from tests.chaos.stack import Process, Stack
+from tests.chaos.test_main_job import check
 from tests.helpers import eventually
 
 HEARTBEAT_S = 0.5
@@ -147,47 +148,88 @@ async def test_what_a_connection_had_under_way_when_it_was_taken_over_takes_effe
     await asyncio.gather(old.close(), new.close())
 
 
-async def test_a_session_that_is_resumed_elsewhere_while_its_first_connection_drains(brisk: Stack, dial: Dial) -> None:
-    """The old connection can neither acknowledge, submit, publish nor subscribe any more, and closes with 4003."""
-    brisk.env["RT_DRAIN_S"] = "8"  # the drain itself would close it after 3 s
-    room = "room:drain"
-    leaving = brisk.web()
-    leaving.wait_ready()
+@pytest.fixture
+async def leaving(brisk: Stack) -> AsyncIterator[tuple[Process, Proxy]]:
+    """A third server, the last of the stack's, that a test sends away, and the network between it and Redis."""
+    async with Proxy(brisk.redis_port) as network:
+        # The drain itself closes connections only after 3 s.
+        brisk.env |= {"RT_DRAIN_S": "8", "REDIS_URL": f"redis://127.0.0.1:{network.port}/0"}
+        process = brisk.web()
+        brisk.env["REDIS_URL"] = brisk.redis.url
+        await asyncio.to_thread(process.wait_ready)
+        yield process, network
+        network.set()
+        assert await asyncio.to_thread(process.popen.wait, 25) == 0
+        brisk.ports.pop()
+        brisk.webs.pop().end()
+
+
+async def test_a_session_goes_on_elsewhere_while_its_first_connection_drains(
+    brisk: Stack, dial: Dial, leaving: tuple[Process, Proxy]
+) -> None:
+    room, text = "room:drain", "a longer text " * 6
     follower = Client(brisk.ws(-1), brisk.token("mover"))
     await follower.open()
     await follower.ask("subscribe", stream=room, cursor="0")
-    job = await follower.submit("paced", text="a longer text " * 6, delay_ms=20)
+    job = await follower.submit("paced", text=text, delay_ms=15)
     await follower.cut()
     old = await dial(brisk, "mover", web=-1, session=follower.session)
-    await old.ask("publish", "p", stream=room, data="in time")
-    await old.until(lambda: old.events(room))
-    leaving.popen.terminate()
+    leaving[0].popen.terminate()
     await old.wait("reconnect")
-    # What it says now reaches its server only after the session has gone on elsewhere.
-    leaving.freeze()
-    await old.send({"type": "ack", "cursors": {room: 1}})
-    await old.send({"type": "job.submit", "id": "late 1", "job": "paced", "input": {"text": "late", "delay_ms": 1}})
-    await old.send({"type": "publish", "id": "late 2", "stream": room, "data": "late"})
-    await old.send({"type": "subscribe", "id": "late 3", "stream": "room:late"})
     follower.url = brisk.ws(1)
-    resumed = await follower.reopen()
-    assert resumed["resumed"] is True
-    leaving.thaw()
+    assert (await follower.reopen())["resumed"] is True
     assert await old.end() == 4003
-    assert [frame for frame in old.frames if str(frame.get("id")).startswith("late") or frame["type"] == "error"] == []
-    await follower.finished(job)
     await follower.ask("publish", stream=room, data="afterwards")
-    await follower.until(lambda: len(follower.journal(room).events) >= 2)
-    assert _said(follower.journal(room).events) == ["in time", "afterwards"]
-    assert [event["type"] for event in follower.journal(f"session:{follower.session}").events] == ["job.created"]
-    assert (follower.faults(), job.text()) == ([], "a longer text " * 6)
-    assert await asyncio.to_thread(leaving.popen.wait, 25) == 0
-    await follower.cut()
-    # The session follows what it did, from where its own client had acknowledged.
-    assert "room:late" not in (await follower.reopen())["streams"]
+    await follower.until(lambda: follower.journal(room).events)
+    check(await follower.finished(job), text)
+    assert follower.faults() == []
     await follower.close()
-    brisk.ports.pop()
-    brisk.webs.pop().end()
+
+
+async def test_an_overtaken_connection_can_do_nothing_any_more(brisk: Stack, dial: Dial, leaving: tuple[Process, Proxy]) -> None:
+    """It drains, and its server does not hear that the sessions went on elsewhere: what is refused is refused in Redis."""
+    room, process, network = "room:over", *leaving
+    sender = Client(brisk.ws(1), brisk.token("sender"))
+    await sender.open()
+    await sender.ask("subscribe", stream=room, cursor="0")
+    job = await sender.submit("parts", text="ab", attempts=9)
+    await _publish(sender, room, ["in time"])
+    late = {
+        "ack": {"type": "ack", "cursors": {room: 1}},
+        "submit": {"type": "job.submit", "id": "late", "job": "paced", "input": {"text": "late", "delay_ms": 1}},
+        "publish": {"type": "publish", "id": "late", "stream": room, "data": "late"},
+        "subscribe": {"type": "subscribe", "id": "late", "stream": "room:late"},
+        "cancel": {"type": "job.cancel", "id": "late", "job_id": job.stream.removeprefix("job:")},
+    }
+    old, new = {}, {}
+    for word in late:
+        old[word] = await dial(brisk, "sender", web=-1)
+        await old[word].ask("subscribe", "s", stream=room, cursor="0")
+        await old[word].until(lambda word=word: old[word].events(room))  # type: ignore[misc]
+    process.popen.terminate()
+    for one in old.values():
+        await one.wait("reconnect")
+    network.set(which=lambda link: b"SUBSCRIBE" in link.opening, hold_down=True)
+    for word, one in old.items():
+        new[word] = await dial(brisk, "sender", web=1, session=one.session)
+        await one.send(late[word])
+    for word, one in old.items():
+        assert await one.end() == 4003, word
+        assert [frame for frame in one.frames if frame.get("id") == "late" or frame["type"] == "error"] == []
+    # Nobody acknowledged anything: to the session alone the room's event comes again, and what was asked for late is not there.
+    await _publish(sender, room, ["afterwards"])
+    for word, one in new.items():
+        again = await dial(brisk, "sender", web=0, session=one.session)
+        await again.until(lambda again=again: len(again.events(room)) == 2)  # type: ignore[misc]
+        assert _said(again.events(room)) == ["in time", "afterwards"], word
+        assert set(again.hello["streams"]) == {again.own, "user:sender", room}, word
+        assert again.events(again.own) == [], word
+    known = len(job.events)
+    await sender.until(lambda: len(job.events) > known + 3)
+    assert job.final is None
+    assert (await sender.ask("job.cancel", job_id=late["cancel"]["job_id"]))["type"] == "reply"
+    await sender.finished(job)
+    await sender.close()
 
 
 async def test_two_tabs_of_a_user_do_not_know_of_one_another_s_cursors(brisk: Stack) -> None:

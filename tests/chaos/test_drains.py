@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from typing import Any
 
 import pytest
 
@@ -25,20 +26,26 @@ async def test_a_drained_server_sends_a_hundred_clients_away_one_by_one_and_keep
     await asyncio.gather(*(client.until(lambda client=client: len(client.journal(ROOM).events) == 3) for client in clients))  # type: ignore[misc]
     async with stack.http() as http:
         assert (await http.get("/readyz")).status_code == 200
-        # Acknowledged at the last moment: stored by the drain, or never.
-        await asyncio.gather(*(client.send({"type": "ack", "cursors": {ROOM: 3}}) for client in clients))
         stack.webs[0].popen.terminate()
         asked_at = time.monotonic()
         await eventually(lambda: _not_ready(http), within_s=1)
-        assert all(client.close_code is None for client in clients), "not ready before the first one is sent away"
+    assert all(client.close_code is None for client in clients), "not ready before the first one is sent away"
+    elsewhere = Client(stack.ws(1), stack.token())
+    await elsewhere.open()
+    await elsewhere.ask("publish", stream=ROOM, data="last")
+    await asyncio.gather(*(client.until(lambda client=client: _told(client) and client.journal(ROOM).seq == 4) for client in clients))  # type: ignore[misc]
+    # Half of them leave at once: what they acknowledge with their last word is stored as they go, or never.
+    leaving, staying = clients[::2], clients[1::2]
+    for client in leaving:
+        await client.send({"type": "ack", "cursors": {ROOM: 4}})
+        await client.close()
     await asyncio.gather(*(client.until(lambda client=client: client.close_code is not None) for client in clients))  # type: ignore[misc]
     assert await asyncio.to_thread(stack.webs[0].popen.wait, 25) == 0
     assert time.monotonic() - asked_at < 25
-    assert {client.close_code for client in clients} == {4000}
-    told = [[frame["delay_ms"] for frame in client.control if frame["type"] == "reconnect"] for client in clients]
-    assert [len(one) for one in told] == [1] * CLIENTS
+    assert {client.close_code for client in staying} == {4000}
+    assert [len(_told(client)) for client in clients] == [1] * CLIENTS
     window_ms = CLIENTS / ACCEPT_RATE * 1000
-    delays = sorted(one for [one] in told)
+    delays = sorted(_told(client)[0] for client in clients)
     assert 0 <= delays[0] <= delays[-1] <= window_ms
     for third in range(3):
         within = [one for one in delays if third * window_ms / 3 <= one <= (third + 1) * window_ms / 3]
@@ -47,15 +54,19 @@ async def test_a_drained_server_sends_a_hundred_clients_away_one_by_one_and_keep
     for client, gone in zip(back, clients, strict=True):
         client.session = gone.session
     assert {hello["resumed"] for hello in await asyncio.gather(*(client.open() for client in back))} == {True}
-    await back[0].ask("publish", stream=ROOM, data="after")
+    await elsewhere.ask("publish", stream=ROOM, data="after")
     await asyncio.gather(*(client.until(lambda client=client: client.journal(ROOM).events) for client in back))  # type: ignore[misc]
-    assert {tuple(event["seq"] for event in client.journal(ROOM).events) for client in back} == {(4,)}
-    await asyncio.gather(*(client.close() for client in [*clients, *back]))
+    assert {tuple(event["seq"] for event in client.journal(ROOM).events) for client in back} == {(5,)}
+    await asyncio.gather(*(client.close() for client in [*clients, *back, elsewhere]))
 
 
-async def _not_ready(http: object) -> bool:
-    answer = await http.get("/readyz")  # type: ignore[attr-defined]
-    return bool(answer.status_code == 503)
+async def _not_ready(http: Any) -> bool:
+    return bool((await http.get("/readyz")).status_code == 503)
+
+
+def _told(client: Client) -> list[int]:
+    """The delays that it was asked to wait before it comes back."""
+    return [frame["delay_ms"] for frame in client.control if frame["type"] == "reconnect"]
 
 
 class _Traveller:
@@ -87,7 +98,7 @@ class _Traveller:
         while True:
             await client.until(lambda: client.close_code is not None, 120)
             self.codes.append(client.close_code)
-            told = [frame["delay_ms"] for frame in client.control if frame["type"] == "reconnect"]
+            told = _told(client)
             assert len(told) == len(self.codes), "closed without having been told when to come back"
             await asyncio.sleep(told[-1] / 1000)
             self.web = 1 - self.web

@@ -7,7 +7,7 @@ import pytest
 
 from rt import keys
 from rt.cursor import Cursor
-from rt.errors import Refused, Unavailable
+from rt.errors import Refused, TakenOver, Unavailable
 from rt.redis import Store
 from rt.settings import Settings, load_settings
 from rt.streams import sessions as sessions_module
@@ -146,6 +146,19 @@ async def test_an_older_generation_saves_nothing_and_is_told_once(store: Store, 
     await cursors.flush()
     assert (old.taken_over, new.taken_over) == (1, 0)
     assert followed(await opened(store, settings, session.id)) == {"room:tea": Known(Cursor("aa", 2))}
+
+
+async def test_what_an_older_generation_wants_stored_at_once_is_refused_to_its_face(
+    store: Store, settings: Settings, cursors: Cursors
+) -> None:
+    old = Connection(session := await opened(store, settings))
+    cursors.add(old.entry)
+    await cursors.put(old.entry, {"c:room:tea": "aa:1"})
+    await opened(store, settings, session.id)
+    for _ in range(2):
+        with pytest.raises(TakenOver):
+            await cursors.put(old.entry, {"c:room:late": "aa:9"})
+    assert followed(await opened(store, settings, session.id)) == {"room:tea": Known(Cursor("aa", 1))}
 
 
 async def test_a_session_that_expired_under_its_connection_is_told_too(store: Store, settings: Settings, cursors: Cursors) -> None:

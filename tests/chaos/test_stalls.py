@@ -12,6 +12,7 @@ from tests.chaos.endpoint import Endpoint
 from tests.chaos.scene import compare
 from tests.chaos.stack import Stack
 from tests.chaos.test_main_job import check, words
+from tests.helpers import eventually
 
 LEASE_S, STALL_LIMIT_S = 1.0, 1.0
 TEXT = words(60)
@@ -84,6 +85,7 @@ async def test_a_block_that_is_longer_than_the_lease_and_shorter_than_the_stall_
 async def _closed_once_awake(client: Client, journal: Journal, endpoint: Endpoint, wake: Callable[[], None]) -> None:
     """The next attempt asks anew, and ends; the first one's call stands for as long as its worker does, and not longer."""
     await client.until(lambda: 2 in journal.attempts())
+    await eventually(lambda: len(endpoint.calls) == 2)
     first, second = endpoint.calls
     second.finish.set()
     check(await client.finished(journal), "begun. whole.")

@@ -7,6 +7,7 @@ own: a lease lapses, a delay ends, a deadline passes by rewriting its score.
 """
 
 import asyncio
+import contextlib
 import copy
 import json
 import os
@@ -1081,7 +1082,8 @@ class Streams(RedisMachine):
         entry.furthest = furthest
         self.lossy(lost)
         try:
-            await cursors.put(entry, fields)
+            with contextlib.suppress(TakenOver):  # the entry hears of it as well
+                await cursors.put(entry, fields)
         except Unavailable:
             await cursors.flush()
 

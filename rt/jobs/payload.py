@@ -8,6 +8,7 @@ read without ever building an object: plain data passes, everything that names a
 import asyncio
 import io
 import pickle
+import pickletools
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -49,6 +50,8 @@ def decode_job(raw: bytes) -> Payload:
 def _decode(raw: bytes) -> tuple[dict[str, Any], Codec]:
     codec: Codec = "pickle" if raw[:1] == b"\x80" else "json"
     try:
+        if codec == "pickle":
+            _check_memo(raw)
         value = _PlainUnpickler(io.BytesIO(raw)).load() if codec == "pickle" else from_json_bytes(raw)
     except (DecodeError, TooDeep) as error:
         raise BadPayload(str(error)) from None
@@ -59,6 +62,13 @@ def _decode(raw: bytes) -> tuple[dict[str, Any], Codec]:
     if not isinstance(value, dict):
         raise BadPayload("not an object")
     return value, codec
+
+
+def _check_memo(raw: bytes) -> None:
+    """The pickle module makes room for as many remembered values as one of them has for a number: 7 bytes take all memory."""
+    for opcode, number, _ in pickletools.genops(raw):
+        if opcode.name in ("PUT", "LONG_BINPUT") and number > len(raw):
+            raise pickle.UnpicklingError("it numbers a value higher than it can have values")
 
 
 class _PlainUnpickler(pickle.Unpickler):

@@ -103,6 +103,8 @@ def test_a_pickle_with_a_persistent_reference_is_refused() -> None:
         *(b'{"f":"a"}', b'{"f":"a","a":5,"k":{},"et":1}', b'{"f":"a","a":[],"k":[1],"et":1}', b'{"f":"a","a":[],"k":{},"et":"x"}'),
         b'{"f":"a","a":[],"k":{},"et":null}',
         b"[" * 1000,
+        b"\x80\x04Nr\xff\xff\xff\x7f.",
+        b"\x80\x04Np999999999999\n.",
         pickle.dumps([1]),
         pickle.dumps({"f": "a"}),
     ],

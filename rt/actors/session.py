@@ -534,7 +534,9 @@ class Session:
             yield Send(frame)
         if placed.gap:
             yield Send(placed.gap.frame(stream, head.epoch))
-        follow.epoch, follow.sent, follow.top = head.epoch, placed.seq, head.top
+        # What was announced while the log was read stands, unless the log is another one: nobody would announce it again.
+        ahead = follow.top if follow.announced and follow.epoch == head.epoch and head.top >= follow.sent else 0
+        follow.epoch, follow.sent, follow.top = head.epoch, placed.seq, max(head.top, ahead)
         if placed.gap and placed.gap.first is None:
             follow.settled = follow.claimed = 0
             follow.seen = None

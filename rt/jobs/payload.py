@@ -67,7 +67,7 @@ def _decode(raw: bytes) -> tuple[dict[str, Any], Codec]:
 def _check_memo(raw: bytes) -> None:
     """The pickle module makes room for as many remembered values as one of them has for a number: 7 bytes take all memory."""
     for opcode, number, _ in pickletools.genops(raw):
-        if opcode.name in ("PUT", "LONG_BINPUT") and number > len(raw):
+        if opcode.name in ("PUT", "LONG_BINPUT") and int(number or 0) > len(raw):
             raise pickle.UnpicklingError("it numbers a value higher than it can have values")
 
 

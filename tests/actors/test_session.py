@@ -959,6 +959,16 @@ def test_trimming_that_overtakes_a_slow_client_is_a_gap_with_its_range() -> None
     assert seqs(effects) == list(range(12, 21))
 
 
+def test_what_is_announced_while_a_trimmed_log_is_read_is_read_as_well() -> None:
+    """Nobody would announce it again: the reader would stand still there, and no check of the tops would find anything."""
+    it = in_room(5)
+    it.check(ROOM, head("r", 20, first=12))
+    assert sent(it.news(ROOM, "r", entries(ROOM, 21, 25))) == []
+    effects = it.page(ROOM, head("r", 20, first=12), entries(ROOM, 12, 20))
+    assert seqs(effects) == list(range(12, 21))
+    assert reads(effects) == [(ROOM, 20)]
+
+
 def test_a_log_that_is_gone_while_its_meta_stays_is_a_gap_to_the_top() -> None:
     it = in_room(5)
     it.check(ROOM, head("r", 9, first=10, kept=1))

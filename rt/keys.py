@@ -166,6 +166,11 @@ def doorbell(queue: str) -> str:
     return f"rt:doorbell:{queue}"
 
 
+def claimer(token: str) -> str:
+    """The number of a worker's last claim."""
+    return f"rt:claimer:{token}"
+
+
 def worker(name: str) -> str:
     return f"rt:worker:{name}"
 

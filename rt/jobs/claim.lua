@@ -1,17 +1,26 @@
 -- Claims up to `want` jobs in one round trip: lapsed leases first, then what is due.
--- KEYS: queue. ARGV: want, lease_ms, token, timeout_ms (of jobs that say nothing), then `ends` of job.lua.
+-- KEYS: queue, the claimer's last number. ARGV: want, lease_ms, claimer, number, timeout_ms (of jobs that say nothing), then `ends` of job.lua.
 -- Returns { now, next due or 0, waiting, claims }; a claim is { id, payload, tenant, meta field, value, ... }.
+--
+-- A claimer counts its calls, and repeats one whose answer was lost under the same number: it is told again what it holds since.
+-- A call that comes late, when a higher number was there, claims nothing: nobody would hear of it.
 --
 -- A claimed id stays in arq's queue (arq's clients look for it there), parked a day ahead, so that running jobs are
 -- never scanned; `rt:leases:<queue>` holds when each lease ends. The fence in the job's meta is what every write of
 -- the attempt is checked against.
 local queue, leases = KEYS[1], 'rt:leases:' .. KEYS[1]
-local want, lease, token = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
-local ends = { unpack(ARGV, 5) }
+local want, lease, number = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[4])
+local token, ends = ARGV[3] .. '.' .. number, { unpack(ARGV, 6) }
 local now = now_ms()
 local function ms(value) return string.format('%.0f', value) end
 local parked = ms(now + 86400000)
 local claims = {}
+
+local function tell(id, payload, tenant, meta)
+  local found = { id, payload, tenant }
+  for _, one in ipairs(redis.call('HGETALL', meta)) do found[#found + 1] = one end
+  claims[#claims + 1] = found
+end
 
 local function claim(id)
   local lock = 'arq:in-progress:' .. id
@@ -48,8 +57,10 @@ local function claim(id)
     job_end(queue, tenant, id, payload, 'failed', failed_data(code, 'not finished in time'), ends)
     return
   end
-  -- Nobody settled the attempt that held the fence.
-  if m[8] then job_note_error(meta, '{"code":"lease_lost","message":"its worker was lost","temporary":true}', now) end
+  if m[8] then  -- nobody settled the attempt that held the fence
+    job_note_error(meta, '{"code":"lease_lost","message":"its worker was lost","temporary":true}', now)
+    redis.call('HDEL', meta, 'restart')
+  end
   stream_open(log, meta, ends[1])
   local attempt = redis.call('HINCRBY', meta, 'attempt', 1)
   redis.call('HINCRBY', meta, 'tries', 1)
@@ -57,17 +68,28 @@ local function claim(id)
   redis.call('HDEL', meta, 'batch')
   expire(meta, ends[4])
   if not m[6] then
-    local deadline = ms(now + tonumber(m[7] or ARGV[4]))
+    local deadline = ms(now + tonumber(m[7] or ARGV[5]))
     redis.call('HSET', meta, 'started', ms(now), 'deadline', deadline)
     redis.call('ZADD', 'rt:deadlines:' .. queue, ms(deadline + 5000), tenant .. ' ' .. id)
   end
   redis.call('SET', lock, attempt .. ':' .. token, 'PX', lease)
   redis.call('ZADD', leases, ms(now + lease), id)
   redis.call('ZADD', queue, parked, id)
-  local found = { id, payload, tenant }
-  for _, one in ipairs(redis.call('HGETALL', meta)) do found[#found + 1] = one end
-  redis.call('HDEL', meta, 'restart')
-  claims[#claims + 1] = found
+  tell(id, payload, tenant, meta)
+end
+
+-- What an earlier answer to this call told, if it has not been given to another meanwhile; the lease begins anew.
+local function tell_again()
+  for _, id in ipairs(redis.call('ZRANGE', leases, 0, -1)) do
+    local tenant = job_tenant(queue, id)
+    local _, meta = job_keys(tenant, id)
+    local fence, payload = redis.call('HGET', meta, 'fence'), redis.call('GET', 'arq:job:' .. id)
+    if fence and payload and string.match(fence, ':(.*)$') == token then
+      redis.call('SET', 'arq:in-progress:' .. id, fence, 'PX', lease)
+      redis.call('ZADD', leases, ms(now + lease), id)
+      tell(id, payload, tenant, meta)
+    end
+  end
 end
 
 -- What ends here takes no slot, so a page more is read until the slots are full or nothing is due.
@@ -79,12 +101,20 @@ local function each_due(key, take)
   end
 end
 
-each_due(leases, function(id)
-  redis.call('ZREM', leases, id)
-  if redis.call('ZSCORE', queue, id) then claim(id) end
-end)
-each_due(queue, claim)
-local next_due = 0
+local last, spared = tonumber(redis.call('GET', KEYS[2]) or 0), leases_spared()
+if number == last then
+  tell_again()
+elseif number > last then
+  redis.call('SET', KEYS[2], ARGV[4], 'EX', 3600)
+  if not spared then
+    each_due(leases, function(id)
+      redis.call('ZREM', leases, id)
+      if redis.call('ZSCORE', queue, id) then claim(id) end
+    end)
+  end
+  each_due(queue, claim)
+end
+local next_due = spared and now + redis.call('PTTL', 'rt:grace') or 0
 for _, key in ipairs({ queue, leases }) do
   local head = redis.call('ZRANGEBYSCORE', key, '(' .. ms(now), '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
   local score = head[2] and tonumber(head[2]) or 0

@@ -16,6 +16,7 @@ from rt.settings import Settings
 from rt.streams.log import StreamLog
 from rt.telemetry import get_logger, metrics
 
+LEAD = load_script("streams/stream", "jobs/job", "jobs/lead")
 SWEEP = load_script("streams/stream", "jobs/job", "jobs/sweep")
 
 log = get_logger("rt.janitor")
@@ -51,11 +52,7 @@ class Janitor:
             await asyncio.sleep(EVERY_S)
 
     async def _leads(self) -> bool:
-        taken = await self._store.call("SET", keys.JANITOR, self._token, "NX", "PX", int(LEASE_S * 1000))
-        if taken or await self._store.call("GET", keys.JANITOR) == self._token.encode():
-            await self._store.call("PEXPIRE", keys.JANITOR, int(LEASE_S * 1000))
-            return True
-        return False
+        return bool(await self._store.run(LEAD, [keys.JANITOR], [self._token, int(LEASE_S * 1000)]))
 
     async def round(self) -> None:
         """Every step once. Raises Unavailable."""

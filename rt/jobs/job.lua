@@ -32,6 +32,18 @@ local function job_clear(queue, tenant, id)
   redis.call('HDEL', 'rt:tenants:' .. queue, id)
 end
 
+-- Whether lapsed leases are left to their holders for now: Redis was away, so that nobody could renew. Every process calls this
+-- once a second (lead.lua), so a longer silence means that no call came through. What holds a lease renews it within the grace:
+-- a call that hangs is given up after 2 s, and tried again half a second later.
+local pulse_gap_ms, grace_ms = 2500, 3000
+local function leases_spared()
+  local now = now_ms()
+  local last = redis.call('GET', 'rt:pulse')
+  redis.call('SET', 'rt:pulse', string.format('%.0f', now), 'EX', 86400)
+  if last and now - tonumber(last) > pulse_gap_ms then redis.call('SET', 'rt:grace', 1, 'PX', grace_ms) end
+  return redis.call('EXISTS', 'rt:grace') == 1
+end
+
 local ended = { completed = true, failed = true, cancelled = true }
 
 -- Whether a payload is a plain arq client's: ours begin with the tenant.

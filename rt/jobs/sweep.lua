@@ -21,7 +21,8 @@ for _, id in ipairs(redis.call('ZRANGE', 'arq:abort', 0, most - 1)) do
 end
 
 -- Lapsed leases of jobs that may not run again.
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', 'rt:leases:' .. queue, '-inf', now, 'LIMIT', 0, most)) do
+local lapsed = leases_spared() and {} or redis.call('ZRANGEBYSCORE', 'rt:leases:' .. queue, '-inf', now, 'LIMIT', 0, most)
+for _, id in ipairs(lapsed) do
   if redis.call('EXISTS', 'arq:in-progress:' .. id) == 0 then
     local payload = redis.call('GET', 'arq:job:' .. id)
     local tenant = job_tenant(queue, id)

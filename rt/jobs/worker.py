@@ -72,6 +72,7 @@ class Worker(ArqWorker):
         self._hurry = asyncio.Event()
         self._stopped_at = 0.0
         self._next_due_s: float | None = None
+        self._claimer, self._claim_number = secrets.token_hex(8), 1
         self._poll_s = settings.poll_s
         super().__init__(
             [func(_never, name=name) for name in app.jobs] or [func(_never, name="-")],
@@ -195,15 +196,17 @@ class Worker(ArqWorker):
             return
         reply = await self.store.run(
             CLAIM,
-            [self.queue_name],
+            [self.queue_name, keys.claimer(self._claimer)],
             [
                 min(free, 100),
                 int(self.settings.lease_s * 1000),
-                secrets.token_hex(8),
+                self._claimer,
+                self._claim_number,
                 int(self.settings.job_timeout_s * 1000),
                 *self.queue.ends(),
             ],
         )
+        self._claim_number += 1  # one whose answer is lost is asked again: it may have claimed
         now, due, _, claims = int(reply[0]), int(reply[1]), reply[2], reply[3]
         self._next_due_s = (due - now) / 1000 if due else None
         for one in claims:

@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 
 from rt import keys
 from rt.errors import Unavailable
-from rt.redis import Listener, Store
+from rt.redis import Listener, Store, insist
 from rt.streams.log import StreamLog
 from rt.streams.replay import Head
 from rt.telemetry import get_logger, metrics
@@ -212,10 +212,7 @@ class Tail:
             self._check_all.clear()
             if everything:
                 idle_in_s = IDLE_CHECK_S
-            try:
-                await self.check(lambda stream, everything=everything: everything or stream.startswith("job:"))  # type: ignore[misc]
-            except Unavailable:
-                metrics.redis_errors.labels("tail check").inc()
+            await insist("tail check", self.check, (lambda _: True) if everything else (lambda stream: stream.startswith("job:")))
 
     async def check(self, which: Callable[[str], bool] = lambda _: True) -> None:
         """Compares the tops that were announced with those of the log. Raises Unavailable."""

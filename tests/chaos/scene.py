@@ -90,6 +90,10 @@ class Scene:
         )
         assert self.stack.tracebacks() == []
 
+    def unbroken(self) -> None:
+        """No job was begun again: its attempt was not lost with what was broken."""
+        assert [one.attempts() for one in self.journals] == [[1]] * len(self.journals)
+
     async def judge(self, *, whole: bool = True) -> None:
         """Every client has every event of the log, once and in order, and nothing else; each job one end.
 

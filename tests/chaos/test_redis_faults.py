@@ -7,6 +7,7 @@ import asyncio
 import functools
 import json
 import os
+import signal
 import time
 import uuid
 from collections.abc import Awaitable, Callable
@@ -42,6 +43,23 @@ async def test_a_killed_redis_comes_back_with_all_that_was_written(stack: Stack,
         await asyncio.gather(scene.ready(True, BACK_S), scene.live(BACK_S))
         await scene.finish()
         await scene.judge()
+        scene.unbroken()
+
+
+async def test_a_frozen_redis_is_waited_for_as_if_nothing_had_been(stack: Stack, tmp_path: Path) -> None:
+    """What was sent to it before everybody gave up is done after it thaws, and nobody hears the answers."""
+    stack.start()
+    async with Scene(stack, tmp_path) as scene:
+        os.kill(stack.redis.pid, signal.SIGSTOP)
+        try:
+            await scene.ready(False, NOTICED_S)
+            await asyncio.sleep(AWAY_S + 2)  # longer than anybody waits for an answer, and than the leases
+        finally:
+            os.kill(stack.redis.pid, signal.SIGCONT)
+        await asyncio.gather(scene.ready(True, BACK_S), scene.live(BACK_S))
+        await scene.finish()
+        await scene.judge()
+        scene.unbroken()
 
 
 async def test_a_redis_that_lost_its_last_second_says_so(stack: Stack, tmp_path: Path) -> None:
@@ -82,6 +100,7 @@ async def test_an_unreachable_redis_is_waited_for(weathered: Stack, tmp_path: Pa
         await asyncio.gather(scene.ready(True, BACK_S), scene.live(BACK_S))
         await scene.finish()
         await scene.judge()
+        scene.unbroken()
 
 
 async def test_packets_that_arrive_nowhere_are_waited_for(weathered: Stack, tmp_path: Path) -> None:
@@ -93,6 +112,7 @@ async def test_packets_that_arrive_nowhere_are_waited_for(weathered: Stack, tmp_
         await asyncio.gather(scene.ready(True, BACK_S), scene.live(BACK_S))
         await scene.finish()
         await scene.judge()
+        scene.unbroken()
 
 
 async def test_connections_that_only_seem_open_are_given_up(weathered: Stack, tmp_path: Path) -> None:
@@ -104,6 +124,7 @@ async def test_connections_that_only_seem_open_are_given_up(weathered: Stack, tm
         await asyncio.gather(scene.ready(True, BACK_S), scene.live(BACK_S))
         await scene.finish()
         await scene.judge()
+        scene.unbroken()
 
 
 async def test_what_was_done_and_not_answered_is_not_done_twice(weathered: Stack, tmp_path: Path) -> None:

@@ -113,7 +113,8 @@ async def all_of(letters: DeadLetters, tenant: str = TENANT, owner: str | None =
 
 async def claim(queue: JobQueue, store: Store, lease_ms: int = 1) -> list[str]:
     """What a worker claims that is killed at once."""
-    reply = await store.run(CLAIM, [queue.name], [10, lease_ms, secrets.token_hex(4), 60_000, *queue.ends()])
+    claimer = secrets.token_hex(4)
+    reply = await store.run(CLAIM, [queue.name, keys.claimer(claimer)], [10, lease_ms, claimer, 1, 60_000, *queue.ends()])
     return [one[0].decode() for one in reply[3]]
 
 

@@ -99,6 +99,8 @@ class Jobs(RedisMachine):
         self.generations: dict[str, int] = {}
         self.saved: Any = None
         self.held: list[Held] = []
+        #: Redis was away: lapsed leases are left to their holders.
+        self.spared = False
         self.numbers = 0
         #: What every cursor that was ever to be had stands for.
         self.truth: dict[str, dict[Cursor, bytes]] = defaultdict(dict)
@@ -122,6 +124,7 @@ class Jobs(RedisMachine):
         """Where every job is. First a delay of moments (an abort's 100 ms) ends, so that none ends by itself in between, and
         what is due is due in the order of the ids: the same on every machine."""
         queue, now = self.queue_name, self.now_ms()
+        self.calls(("SET", "rt:pulse", now), ("SET", "rt:grace", 1) if self.spared else ("DEL", "rt:grace"))
         for id, score in self.scores(queue).items():
             if 2 < score < now + 5000:
                 self.call("ZADD", queue, 2, id)
@@ -144,7 +147,7 @@ class Jobs(RedisMachine):
                 due=scores.get(id, far) <= now,
                 put_first=scores.get(id) == 1,
                 leased=id in leases,
-                lapsed=leases.get(id, far) <= now,
+                lapsed=leases.get(id, far) <= now and not self.spared,
                 locked=bool(lock),
                 aborted=id in aborts,
                 payload=bool(payload),
@@ -336,13 +339,17 @@ class Jobs(RedisMachine):
     @precondition(lambda self: self.jobs)
     @rule(want=st.integers(1, 3), lost=SELDOM)
     def claim(self, want: int, lost: bool) -> None:
+        number = self.worker._claim_number
+        if int(self.call("GET", keys.claimer(self.worker._claimer)) or 0) == number:
+            self.claim_again(want, lost, f"{self.worker._claimer}.{number}")
+            return
         fates = {id: job.in_claim(at) for (id, job), at in zip(self.jobs.items(), self.places().values(), strict=True)}
         self.lossy(lost)
         try:
             claims = self.do(self.worker.claim(want))
         except Unavailable:
             claims = None
-        # What was claimed is read from Redis where the answer was lost: nobody has it, until its lease lapses.
+        # What was claimed is read from Redis where the answer was lost: nobody has it, until it is asked again or its lease lapses.
         claimed = {}
         for id, fate in fates.items():
             job = self.jobs[id]
@@ -368,6 +375,22 @@ class Jobs(RedisMachine):
         for one in claims or ():
             assert one.tenant == self.jobs[one.id].tenant
             self.held.append(Held(self.jobs[one.id], one))
+
+    def claim_again(self, want: int, lost: bool, token: str) -> None:
+        """The answer to this very claim was lost: it is told what it claimed and nobody has claimed since, and claims nothing more."""
+        places = self.places()
+        mine = {
+            id: job.fence for id, job in self.jobs.items() if job.fence.endswith(f":{token}") and places[id].leased and places[id].payload
+        }
+        self.lossy(lost)
+        try:
+            claims = self.do(self.worker.claim(want))
+        except Unavailable:
+            return
+        assert {one.id: one.text("fence") for one in claims} == mine
+        self.held += [Held(self.jobs[one.id], one) for one in claims]
+        after = self.places()
+        assert all(after[id].locked and not after[id].lapsed for id in mine)
 
     def pick_held(self, n: int) -> Held:
         return self.held[-1 - n % len(self.held)]
@@ -587,6 +610,10 @@ class Jobs(RedisMachine):
             if not leased and job.fence:  # it was looked at too early: then the queue says when the next look is due
                 self.call("ZADD", self.queue_name, "XX", 2, job.id)
 
+    @rule(n=PICK)
+    def redis_was_away(self, n: int) -> None:
+        self.spared = not self.spared and n % 4 == 0
+
     @precondition(lambda self: any(not job.fence and not job.ended for job in self.jobs.values()))
     @rule()
     def delays_end(self) -> None:
@@ -609,8 +636,10 @@ class Jobs(RedisMachine):
         is lost as well, once more the first), and then the lost one comes back."""
         job = pick_of(n, [job for job in self.jobs.values() if job.fence])
         self.job_lapses(job, "both")
+        self.spared = False
         if meta_too:
             self.lose_meta(job)
+        self.worker._claimer, self.worker._claim_number = self.number(), 1
         self.claim(3, False)
         self.lost_ones_come_back(then)
 
@@ -794,6 +823,7 @@ class Jobs(RedisMachine):
     def everything_ends(self) -> None:
         """However it went: what was accepted ends, once its time has come and one more worker lives."""
         if self.jobs:
+            self.spared = False
             for _ in range(6):
                 for job in self.jobs.values():
                     if not job.ended:

@@ -18,7 +18,7 @@ from rt.actors.actor import Actor, Ended
 from rt.actors.caller import Connection
 from rt.actors.frames import Cancel, Command, Connect, Publish, Refresh, Submit, Subscribe, Unsubscribe
 from rt.actors.mailbox import MailboxClosed, MailboxFull
-from rt.actors.outbox import Outbox
+from rt.actors.outbox import Outbox, Writable
 from rt.actors.publish import publish_hash, published_event
 from rt.actors.router import Handled, Router
 from rt.actors.session import MAX_FOLLOWED, Config, Session, too_many
@@ -48,11 +48,8 @@ LANE = 64
 _LAST_WORDS_S = 2.0
 
 
-class Socket(Protocol):
+class Socket(Writable, Protocol):
     """What the actor needs of a WebSocket."""
-
-    async def send(self, message: bytes) -> None:
-        """Writes one message; raises when the socket is gone; waits while the client does not read."""
 
     async def close(self, code: int, reason: str) -> None: ...
 
@@ -98,7 +95,7 @@ class ConnectionActor(Actor[m.Message | None]):
         config = Config(settings.heartbeat_s, settings.connect_timeout_s, settings.max_message_bytes)
         self.session = Session(parts.router, config, self._loop.time())
         self.outbox = Outbox(
-            self._socket.send,
+            self._socket,
             msgpack=msgpack,
             limit_bytes=settings.outbox_bytes,
             timeout_s=settings.send_timeout_s,
@@ -281,11 +278,10 @@ class ConnectionActor(Actor[m.Message | None]):
     async def _close(self, code: int, reason: str) -> None:
         if self.close_code is None:
             self.close_code = code
-            await self.outbox.close(_LAST_WORDS_S)
-            if self.outbox.waiting > 0:
-                self._socket.abort(code, reason)
-            else:
+            if await self.outbox.close(_LAST_WORDS_S):
                 await self._socket.close(code, reason)
+            else:
+                self._socket.abort(code, reason)
         self.mailbox.close()
 
     # effects that wait

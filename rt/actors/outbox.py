@@ -1,14 +1,14 @@
-"""What waits to be sent to one client, and the task that sends it; there is no task while nothing waits.
+"""What waits to be sent to one client. Nothing here waits itself: the socket takes what it has room for, and calls when it has more.
 
-Full means: the session forwards no more events and reads the log later. Control frames always go in: each is small,
-and answers something that the client sent; while twice the limit waits, nothing more is read from it. A client that takes nothing for
-`timeout_s` is given up.
+Full means: the session forwards no more events and reads the log later. What the socket has been given and the client has
+not taken counts as waiting. Control frames always go in: each is small, and answers something that the client sent; while
+twice the limit waits, nothing more is read from it. A client that takes nothing for `timeout_s` is given up.
 """
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 from rt.codec import join_json, join_msgpack, pack, to_json_bytes, transcode
 from rt.telemetry import metrics
@@ -17,13 +17,30 @@ from rt.telemetry import metrics
 _BATCH_BYTES = 64 * 1024
 
 
+class Writable(Protocol):
+    """The socket's way out."""
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that were written and have not left the process."""
+
+    @property
+    def writable(self) -> bool:
+        """Whether `write` may be called; while it is not, `on_writable` is awaited. A socket that is gone is writable, and raises."""
+
+    def write(self, message: bytes) -> None:
+        """Writes one message at once. Raises ConnectionError when the socket is gone."""
+
+    def watch(self, on_writable: Callable[[], None]) -> None:
+        """Whom to call when it is writable again."""
+
+
 class Outbox:
-    """`send` writes one WebSocket message; `on_room` is called when a full outbox is half empty; `on_lost` when the socket is
-    gone ("gone") or takes nothing ("slow")."""
+    """`on_room` is called when a full outbox is half empty; `on_lost` when the socket is gone ("gone") or takes nothing ("slow")."""
 
     def __init__(
         self,
-        send: Callable[[bytes], Awaitable[None]],
+        socket: Writable,
         *,
         msgpack: bool,
         limit_bytes: int,
@@ -31,28 +48,36 @@ class Outbox:
         on_room: Callable[[], None],
         on_lost: Callable[[str], None],
     ) -> None:
-        self._send = send
+        self._socket = socket
         self._msgpack = msgpack
         self._limit = limit_bytes
         self._timeout_s = timeout_s
         self._on_room, self._on_lost = on_room, on_lost
+        self._loop = asyncio.get_running_loop()
         self._frames: deque[bytes] = deque()
         self._bytes = 0
         self._was_full = False
-        self._lost = False
-        self._writer: asyncio.Task[None] | None = None
+        self._closed = False
+        self._flushing = False
+        self._deadline: asyncio.TimerHandle | None = None
         self._calm = asyncio.Event()
         self._calm.set()
+        self._empty: asyncio.Event | None = None
         self.batch = False
+        socket.watch(self._on_writable)
 
     @property
     def room(self) -> int:
-        """Bytes until it is full; 0 or less: full."""
-        return self._limit - self._bytes
+        """Bytes until it is full; 0 or less: full, and `on_room` will be called."""
+        room = self._limit - self.waiting
+        if room <= 0 and not self._was_full:
+            self._was_full = True
+            metrics.slow_consumers.labels("log").inc()
+        return room
 
     @property
     def waiting(self) -> int:
-        return self._bytes
+        return self._bytes + self._socket.unsent
 
     async def wait_calm(self) -> None:
         """Returns when less than twice the limit waits: who asks for answers without reading them asks no more."""
@@ -67,47 +92,58 @@ class Outbox:
             self._put(transcode(raw) if self._msgpack else raw)
 
     def _put(self, frame: bytes) -> None:
-        if self._lost:
+        if self._closed:
             return
         self._frames.append(frame)
         self._bytes += len(frame)
         if self._bytes >= 2 * self._limit:
             self._calm.clear()
-        if self._bytes >= self._limit and not self._was_full:
-            self._was_full = True
-            metrics.slow_consumers.labels("log").inc()
-        if self._writer is None:
-            self._writer = asyncio.create_task(self._write(), name="outbox")
+        if not self._flushing:
+            # At the end of this turn of the loop: what one turn has to say leaves in one go.
+            self._flushing = True
+            self._loop.call_soon(self._flush)
 
-    async def close(self, wait_s: float) -> None:
-        """Sends what waits, for `wait_s` at most; then nothing more is sent."""
-        writer = self._writer
-        if writer is not None:
-            await asyncio.wait({writer}, timeout=wait_s)
-            self._lost = True
-            writer.cancel()
-            await asyncio.wait({writer})
-        self._lost = True
-        self._frames.clear()
+    async def close(self, wait_s: float) -> bool:
+        """Sends what waits, for `wait_s` at most; then nothing more is sent. Returns whether the socket has taken all of it."""
+        if wait_s > 0 and not self._closed and (self._frames or not self._socket.writable):
+            self._empty = asyncio.Event()
+            try:
+                async with asyncio.timeout(wait_s):
+                    await self._empty.wait()
+            except TimeoutError:
+                pass
+        done = not self._closed and not self._frames and self._socket.writable
+        self._end()
+        return done
 
-    async def _write(self) -> None:
+    def _flush(self) -> None:
+        self._flushing = False
+        if self._closed:
+            return
         try:
-            while self._frames:
+            while self._frames and self._socket.writable:
                 message, size = self._next()
-                async with asyncio.timeout(self._timeout_s):
-                    await self._send(message)
+                self._socket.write(message)
                 self._bytes -= size
-                if self._bytes < 2 * self._limit:
-                    self._calm.set()
-                if self._was_full and self._bytes <= self._limit // 2:
-                    self._was_full = False
-                    self._on_room()
-        except TimeoutError:
-            self._give_up("slow")
-        except Exception:  # whatever the server raises for a socket that is gone
+        except ConnectionError:
             self._give_up("gone")
-        finally:
-            self._writer = None
+            return
+        if self._bytes < 2 * self._limit:
+            self._calm.set()
+        if not self._socket.writable:
+            if self._deadline is None:
+                self._deadline = self._loop.call_later(self._timeout_s, self._give_up, "slow")
+        elif self._empty is not None:
+            self._empty.set()
+        if self._was_full and 2 * self.waiting <= self._limit:
+            self._was_full = False
+            self._on_room()
+
+    def _on_writable(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+        self._flush()
 
     def _next(self) -> tuple[bytes, int]:
         first = self._frames.popleft()
@@ -123,7 +159,14 @@ class Outbox:
         return (join_msgpack(taken) if self._msgpack else join_json(taken)), size
 
     def _give_up(self, why: str) -> None:
-        self._lost = True
+        self._end()
+        self._on_lost(why)
+
+    def _end(self) -> None:
+        self._closed = True
         self._frames.clear()
         self._calm.set()
-        self._on_lost(why)
+        if self._deadline is not None:
+            self._deadline.cancel()
+        if self._empty is not None:
+            self._empty.set()

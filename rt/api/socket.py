@@ -17,6 +17,7 @@ from rt.actors.connection import Authenticate, ConnectionActor, Parts
 from rt.actors.mailbox import MailboxClosed
 from rt.actors.router import Router
 from rt.api.services import Services
+from rt.api.wire import WebSocketProtocol
 from rt.codec import DecodeError, TooDeep, from_json_bytes, unpack
 from rt.errors import Refused
 from rt.telemetry import metrics
@@ -28,6 +29,8 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 JSON, MSGPACK = "rt.v1.json", "rt.v1.msgpack"
 _BEARER = "rt.bearer."
 RETRY_AFTER_S = 5
+#: What a connection's transport may hold beside the message that fills it: asyncio's own default.
+MAX_UNSENT_BYTES = 64 * 1024
 
 
 class WebSocketEndpoint:
@@ -71,7 +74,8 @@ class WebSocketEndpoint:
         metrics.connections_total.labels("accepted").inc()
         metrics.connections.inc()
         began = time.monotonic()
-        socket = _Socket(scope, send, msgpack=spoken == MSGPACK)
+        wire: WebSocketProtocol = scope["extensions"]["rt.wire"]
+        socket = _Socket(wire, send, msgpack=spoken == MSGPACK, unsent_bytes=min(MAX_UNSENT_BYTES, self._settings.outbox_bytes // 2))
         token = _token(headers, asked)
         actor = ConnectionActor(f"connection {id(socket):x}", self._parts, socket, msgpack=socket.msgpack, token=token)
         life = self._services.supervisor.start(actor)
@@ -135,19 +139,28 @@ class WebSocketEndpoint:
 
 
 class _Socket:
-    """One WebSocket as the actor sees it."""
+    """One WebSocket as the actor sees it. `unsent_bytes`: of what was written, above which it is not writable."""
 
-    def __init__(self, scope: Scope, send: Send, *, msgpack: bool) -> None:
+    def __init__(self, wire: WebSocketProtocol, send: Send, *, msgpack: bool, unsent_bytes: int) -> None:
+        self._wire = wire
         self._send = send
-        self._abort = scope.get("extensions", {}).get("rt.abort")
         self.msgpack = msgpack
         self.peer_code = 1005
+        wire.transport.set_write_buffer_limits(high=unsent_bytes)
 
-    async def send(self, message: bytes) -> None:
-        if self.msgpack:
-            await self._send({"type": "websocket.send", "bytes": message})
-        else:
-            await self._send({"type": "websocket.send", "text": message.decode()})
+    @property
+    def unsent(self) -> int:
+        return self._wire.transport.get_write_buffer_size()
+
+    @property
+    def writable(self) -> bool:
+        return self._wire.writable.is_set()
+
+    def write(self, message: bytes) -> None:
+        self._wire.write(message, binary=self.msgpack)
+
+    def watch(self, on_writable: Callable[[], None]) -> None:
+        self._wire.on_writable = on_writable
 
     async def close(self, code: int, reason: str) -> None:
         try:
@@ -156,8 +169,7 @@ class _Socket:
             self.peer_code = code
 
     def abort(self, code: int, reason: str) -> None:
-        if self._abort is not None:
-            self._abort(code, reason)
+        self._wire.abort(code, reason)
 
 
 def _token(headers: dict[str, str], asked: list[str]) -> str | None:

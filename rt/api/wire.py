@@ -3,11 +3,17 @@
 1. A message above the size limit closes with 4502, not 1009: the range tells our clients what to do.
 2. At most 64 fragments a message: `ws_max_size` counts bytes only, and empty fragments gather without limit.
 3. A connection can be given up: `close()` waits until the peer has read everything, which one that has stopped
-   reading never does. `scope["extensions"]["rt.abort"](code, reason)` writes the close frame and drops the transport.
+   reading never does. `abort(code, reason)` writes the close frame and drops the transport.
 4. A peer whose control frames pile up unread, or whose keepalive is over, is given up the same way.
 5. An upgrade that was answered with a status is over: uvicorn would log it as a mistake of the application.
+6. Messages are written as bytes, at once, and the application is called when there is room again: ASGI's `send` decodes,
+   encodes, copies and waits for each of them, and holds three copies of a message that waits.
+
+The application finds it as `scope["extensions"]["rt.wire"]`.
 """
 
+import struct
+from collections.abc import Callable
 from typing import Any
 
 from uvicorn._types import ASGISendEvent
@@ -20,6 +26,20 @@ MAX_FRAGMENTS = 64
 MAX_CONTROL_BYTES = 64 * 1024
 #: Between a close frame and the end of a transport whose peer does not answer.
 ABORT_AFTER_S = 2.0
+#: Up to this size a message is copied behind its header, which is cheaper than a second buffer.
+WHOLE_BYTES = 4096
+
+_SHORT, _LONG = struct.Struct("!BBH"), struct.Struct("!BBQ")
+
+
+def header(size: int, *, binary: bool) -> bytes:
+    """What stands before an unmasked, unfragmented message of so many bytes (RFC 6455, 5.2)."""
+    opcode = 0x82 if binary else 0x81
+    if size < 126:
+        return bytes((opcode, size))
+    if size < 65536:
+        return _SHORT.pack(opcode, 126, size)
+    return _LONG.pack(opcode, 127, size)
 
 
 class _Connection(ServerProtocol):
@@ -31,18 +51,37 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.conn.__class__ = _Connection
+        #: Called when `writable` is set again.
+        self.on_writable: Callable[[], None] | None = None
 
     def handle_connect(self, event: Request) -> None:
         super().handle_connect(event)
         if hasattr(self, "scope"):
             extensions: dict[str, Any] = self.scope["extensions"]
-            extensions["rt.abort"] = self.abort
+            extensions["rt.wire"] = self
 
     def handle_cont(self, event: Frame) -> None:
         if len(self.frames) >= MAX_FRAGMENTS:
             self.abort(4502, "too many fragments")
             return
         super().handle_cont(event)
+
+    def write(self, message: bytes, *, binary: bool) -> None:
+        """Writes one message of an accepted connection at once: ask `writable` before. Raises ConnectionError when it is closed."""
+        if self.disconnected or self.close_sent or self.transport.is_closing():
+            raise ConnectionResetError("the connection is closed")
+        if self.conn.extensions:  # permessage-deflate
+            (self.conn.send_binary if binary else self.conn.send_text)(message)
+            self.transport.writelines(self.conn.data_to_send())
+        elif len(message) < WHOLE_BYTES:
+            self.transport.write(header(len(message), binary=binary) + message)
+        else:
+            self.transport.writelines((header(len(message), binary=binary), message))
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self.on_writable is not None:
+            self.on_writable()
 
     async def send(self, message: ASGISendEvent) -> None:
         await super().send(message)

@@ -36,6 +36,7 @@ from rt.streams.log import PAGE_BYTES, PAGE_EVENTS, StreamLog
 from rt.streams.sessions import Cursors
 from rt.streams.tail import Tail
 from rt.tokens import DEFAULT_SCOPES, Claims, mint, verify
+from tests.actors.memorysocket import MemorySocket
 from tests.conftest import SECRET
 from tests.helpers import eventually
 
@@ -98,25 +99,20 @@ class Authenticate:
         raise Refused("unauthorized", "there are no tickets here")
 
 
-class Client:
-    """A WebSocket in memory: what the actor sends is recorded; writing waits while `free` is not set, fails once `gone`."""
+class Client(MemorySocket):
+    """A WebSocket in memory: what the actor sends is recorded."""
 
     def __init__(self, web: "Web", *, msgpack: bool, token: str | None) -> None:
+        super().__init__(self._taken)
         self.msgpack = msgpack
         self.frames: list[dict[str, Any]] = []
-        self.free = asyncio.Event()
-        self.free.set()
-        self.gone = False
         self.closed: tuple[int, str] | None = None
         self.aborted = False
         self._news = asyncio.Event()
         self.actor = ConnectionActor("test", web.parts, self, msgpack=msgpack, token=token)
         self.life: asyncio.Task[Ended] = web.supervisor.start(self.actor)
 
-    async def send(self, message: bytes) -> None:
-        await self.free.wait()
-        if self.gone:
-            raise ConnectionResetError
+    def _taken(self, message: bytes) -> None:
         value = ormsgpack.unpackb(message) if self.msgpack else json.loads(message)
         self.frames += value if isinstance(value, list) else [value]
         self._news.set()
@@ -548,12 +544,12 @@ async def test_a_slow_handler_does_not_hold_up_commands(web: Web) -> None:
 
 async def test_a_client_that_does_not_read_can_still_speak(web: Web, streams: StreamLog) -> None:
     client = await web.connected()
-    client.free.clear()
+    client.hold()
     for number in range(30):
         await client.say({"type": "publish", "id": str(number), "stream": "room:a", "data": number})
     await eventually(lambda: _top(streams, "room:a", 30))
     assert client.find("reply") is None
-    client.free.set()
+    client.release()
     assert (await client.get("reply", id="29"))["data"] == {"stream": "room:a", "seq": 30}
 
 
@@ -565,7 +561,7 @@ async def test_memory_is_bounded_while_a_client_does_not_read_and_it_gets_everyt
     limit = 4096
     client = await web.connected(outbox_bytes=limit)
     await client.answer({"type": "subscribe", "id": "1", "stream": "room:a"})
-    client.free.clear()
+    client.hold()
     await publish(streams, "room:a", 100, 1000)
     await client.say({"type": "ping"})
     await eventually(lambda: client.actor.session.follows["room:a"].top == 100)
@@ -576,7 +572,7 @@ async def test_memory_is_bounded_while_a_client_does_not_read_and_it_gets_everyt
     await eventually(lambda: client.actor.session.follows["room:a"].top == 200)
     assert client.actor.outbox.waiting < 80_000
     assert client.actor.mailbox.depth <= web.parts.settings.mailbox + 1
-    client.free.set()
+    client.release()
     await client.until(lambda: len(client.events("room:a")) == 200)
     assert [one["seq"] for one in client.events("room:a")] == list(range(1, 201))
 
@@ -596,7 +592,7 @@ async def test_a_client_that_takes_nothing_is_closed_with_4002_and_does_not_slow
     quick = await web.connected("bob")
     for one in (slow, quick):
         await one.answer({"type": "subscribe", "id": "1", "stream": "room:a"})
-    slow.free.clear()
+    slow.hold()
     await publish(streams, "room:a", 5)
     await quick.until(lambda: len(quick.events("room:a")) == 5)
     await slow.ended()
@@ -609,7 +605,7 @@ async def test_a_client_that_takes_nothing_is_closed_with_4002_and_does_not_slow
 async def test_a_slow_consumer_resumes_and_misses_nothing(web: Web, streams: StreamLog) -> None:
     slow = await web.connected(send_timeout_s=0.1, outbox_bytes=4096)
     await slow.answer({"type": "subscribe", "id": "1", "stream": "room:a", "cursor": "0"})
-    slow.free.clear()
+    slow.hold()
     await publish(streams, "room:a", 50, 1000)
     await slow.ended()
     again = await web.connected(session=slow.actor.session.id)
@@ -634,7 +630,7 @@ async def test_stopping_frees_the_subscriptions_and_leaves_no_task(web: Web, str
     held["ann"], held["ann began"] = asyncio.Event(), asyncio.Event()
     await client.say({"type": "hold", "id": "3"})
     await asyncio.wait_for(held["ann began"].wait(), 10)
-    client.free.clear()
+    client.hold()
     await publish(streams, "room:a", 3)
     await eventually(lambda: _our_tasks() > before)
     client.actor.stop()

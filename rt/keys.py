@@ -20,8 +20,9 @@ INCARNATION = "rt:incarnation"
 PROBE = "rt:probe"
 #: The lease of the one janitor.
 JANITOR = "rt:janitor"
-#: Accepted jobs whose `job.created` has still to be written: member "<tenant> <job id>", score = when (ms).
-ANNOUNCE = "rt:announce"
+#: When any process last reached Redis (ms); and, for a while after nobody could, that lapsed leases are left to their holders.
+PULSE = "rt:pulse"
+GRACE = "rt:grace"
 
 #: How many dead letters were kept, and dropped for newer ones, since the janitor last counted them.
 LETTERS_KEPT = "rt:dead-kept"
@@ -112,11 +113,6 @@ def command(tenant: str, session: str, id: str) -> str:
 
 def idempotency(tenant: str, subject: str, key: str) -> str:
     return f"rt:{tenant}:idem:k:{escape(subject)}:{key}"
-
-
-def created(tenant: str, job_id: str) -> str:
-    """Says that the `job.created` of this job was written."""
-    return f"rt:{tenant}:idem:j:{job_id}"
 
 
 def ticket(tenant_free_word: str) -> str:

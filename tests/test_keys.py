@@ -154,7 +154,8 @@ def test_the_scripts_use_our_own_keys() -> None:
     assert literals("rt:") == {
         "rt:",  # the front of a job's log and meta, asked above
         keys.INCARNATION,
-        keys.ANNOUNCE,
+        keys.PULSE,
+        keys.GRACE,
         keys.LETTERS_KEPT,
         keys.LETTERS_DROPPED,
         prefix(keys.leases),

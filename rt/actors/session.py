@@ -451,8 +451,8 @@ class Session:
             return
         announcing = self.follows.get(origin[0]) if origin is not None else None
         if stream in self._left or (origin is not None and announcing is not None and origin[1] <= announcing.settled):
-            # The client asked for events that it once acknowledged, or this is the job's announcement in a second stream, by the
-            # janitor, who makes up for one that was cut off: the job itself is not brought back by that.
+            # The client asked for events that it once acknowledged, or this is the job's announcement in a second stream: the
+            # job itself is not brought back by that.
             if origin is None:
                 return
             self._done[stream] = origin

@@ -1,6 +1,6 @@
--- Accepts a job: idempotency, queueing and `job.queued` together or not at all.
+-- Accepts a job: idempotency, queueing, `job.queued` and each `job.created` together or not at all.
 -- KEYS: log, meta, the submitting session's cursors, queue, arq:job:<id>, index, owner's index, the dead letter that is run again
--- (or meta), then the records.
+-- (or meta), then log and meta of each stream that the job reports to, then the records.
 -- ARGV: see queue.py. Returns { 'ok' | 'duplicate', '<job id> <1 when a duplicate>' } or { 'conflict' | 'busy' | 'taken' | 'gone' }
 -- or { 'full', waiting }.
 local word, id, payload, event = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
@@ -8,8 +8,10 @@ local keep = { ARGV[5], ARGV[6], ARGV[7] }
 local hash, record_ttl, generation, limit = ARGV[8], ARGV[9], ARGV[10], tonumber(ARGV[11])
 local delay, payload_ttl, wait, tenant = tonumber(ARGV[12]), tonumber(ARGV[13]), tonumber(ARGV[14]), ARGV[15]
 local queue, reports, letter = KEYS[4], ARGV[16], KEYS[8] ~= KEYS[2] and KEYS[8]
+local told = tonumber(ARGV[17])  -- streams that it reports to; for each: the event, length, log_ttl_s, meta_ttl_s
+local records = 9 + 2 * told
 if generation ~= '' and redis.call('HGET', KEYS[3], 'generation') ~= generation then return { 'taken' } end
-for k = 9, #KEYS do
+for k = records, #KEYS do
   local known = redis.call('GET', KEYS[k])
   if known then
     local state, known_hash, answer = string.match(known, '^(%a) (%S+) ?(.*)$')
@@ -18,7 +20,7 @@ for k = 9, #KEYS do
     -- A command that is sent again gets its own answer again; another command with a known key is told "duplicate", and
     -- its own record says so from now on.
     if not string.find(KEYS[k], ':idem:c:', 1, true) then answer = string.match(answer, '^%S+') .. ' 1' end
-    for other = 9, #KEYS do redis.call('SET', KEYS[other], 'd ' .. hash .. ' ' .. answer, 'EX', record_ttl, 'NX') end
+    for other = records, #KEYS do redis.call('SET', KEYS[other], 'd ' .. hash .. ' ' .. answer, 'EX', record_ttl, 'NX') end
     return { 'duplicate', answer }
   end
 end
@@ -36,7 +38,7 @@ now = string.format('%.0f', now)
 local epoch, seq = stream_open(KEYS[1], KEYS[2], word)
 stream_add(KEYS[1], KEYS[2], epoch, seq, { event }, keep)
 redis.call('HSET', KEYS[2], 'status', 'queued', 'attempt', 0, 'tries', 0, 'created', now, 'score', due, 'deadline', deadline, 'reports',
-  reports, unpack(ARGV, 17))
+  reports, unpack(ARGV, 18 + 4 * told))
 -- What is known of a job outlives its wait, however long it is put off.
 local put_off = math.ceil((delay + wait) / 1000)
 expire(KEYS[1], keep[2] + put_off)
@@ -51,8 +53,12 @@ for k = 6, 7 do
   redis.call('ZREMRANGEBYSCORE', KEYS[k], '-inf', string.format('%.0f', now - keep[3] * 1000))
   redis.call('EXPIRE', KEYS[k], keep[3])
 end
-if reports ~= '' then redis.call('ZADD', 'rt:announce', now, tenant .. ' ' .. id) end
+for n = 0, told - 1 do
+  local its_log, its_meta, at = KEYS[9 + 2 * n], KEYS[10 + 2 * n], 18 + 4 * n
+  local its_epoch, its_seq = stream_open(its_log, its_meta, word)
+  stream_add(its_log, its_meta, its_epoch, its_seq, { ARGV[at] }, { ARGV[at + 1], ARGV[at + 2], ARGV[at + 3] })
+end
 if letter then redis.call('HSET', letter, 'retried_as', id) end
-for k = 9, #KEYS do redis.call('SET', KEYS[k], 'd ' .. hash .. ' ' .. id .. ' 0', 'EX', record_ttl) end
+for k = records, #KEYS do redis.call('SET', KEYS[k], 'd ' .. hash .. ' ' .. id .. ' 0', 'EX', record_ttl) end
 redis.call('PUBLISH', 'rt:doorbell:' .. queue, 'job')
 return { 'ok', id .. ' 0' }

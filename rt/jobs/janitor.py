@@ -23,8 +23,6 @@ log = get_logger("rt.janitor")
 
 EVERY_S = 1.0
 LEASE_S = 5.0
-#: An accepted job whose `job.created` is still missing after this long: its web process was killed in between.
-ANNOUNCE_AFTER_S = 5.0
 #: Payloads of unfinished jobs, and streams' ages, are looked at in pages of this many keys a round.
 PAGE = 500
 
@@ -59,22 +57,10 @@ class Janitor:
         ended = int(await self._store.run(SWEEP, [self._queue.name], [100, *self._queue.ends()]))
         if ended:
             log.info("ended jobs that nobody could end", count=ended)
-        await self._announce()
         await self._keep_payloads()
         await self._trim()
         await self._count_letters()
         metrics.queue_depth.set((await self._queue.depth())["waiting"])
-
-    async def _announce(self) -> None:
-        """Completes accepts whose process died before it wrote `job.created`."""
-        before = await self._store.now_ms() - int(ANNOUNCE_AFTER_S * 1000)
-        for member in await self._store.call("ZRANGEBYSCORE", keys.ANNOUNCE, "-inf", before, "LIMIT", 0, 100):
-            tenant, _, job_id = member.decode().partition(" ")
-            record = await self._queue.get(tenant, job_id)
-            if record is None:
-                await self._store.call("ZREM", keys.ANNOUNCE, member)
-            else:
-                await self._queue.announce(tenant, record)
 
     async def _count_letters(self) -> None:
         """The scripts that end jobs run in any process, also for jobs that no worker had: they count in Redis."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from rt import keys
 from rt.codec import from_json_bytes, to_json_bytes
-from rt.errors import Refused, Unavailable
+from rt.errors import Refused
 from rt.jobs.job import JobDef
 from rt.jobs.payload import BadPayload, decode_job
 from rt.jobs.queue import Accepted, JobQueue, NewJob, hash_fields, newest, rfc3339
@@ -147,11 +147,6 @@ class DeadLetters:
             became = "failed as well: run that one's letter again" if record else "is forgotten"
             text = f"it was run again as {accepted.job_id}, which {became}"
             raise Refused("conflict", text, facts={"job_id": letter.id, "retried_as": accepted.job_id})
-        if record is not None and record.reports:
-            try:
-                await self._queue.announce(tenant, record)
-            except Unavailable:
-                pass  # the janitor makes up for it
         return accepted, record.status if record else "queued"
 
 

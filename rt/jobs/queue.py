@@ -19,7 +19,6 @@ from rt.cursor import new_epoch
 from rt.errors import Refused
 from rt.jobs.job import TERMINAL_STATUSES, JobDef
 from rt.jobs.payload import BadPayload, decode_job, encode_job, lua_results
-from rt.keys import parse_stream
 from rt.redis import Store, load_script
 from rt.settings import Settings
 from rt.streams.log import NOBODY, RECORD_TTL_S, Authorship, StreamLog, check_verdict
@@ -123,7 +122,7 @@ class JobQueue:
         return [new_epoch(), *self._streams.keep("job:-"), result_ttl_ms, *self._results, *letter_bounds(self._settings)]
 
     async def accept(self, new: NewJob, *, hash: str = "-", records: Iterable[str] = (), job_id: str | None = None) -> Accepted:
-        """Queues a job with its `job.queued`, once for each of `records`; from its return the job reaches a terminal event.
+        """Queues a job with its `job.queued` and `job.created`, once for each of `records`; from its return it reaches a terminal event.
 
         Raises Refused: "queue_full" with a delay, "conflict" when a record was made by another request, "not_found" when the
         letter that it runs again is gone, TakenOver.
@@ -136,7 +135,7 @@ class JobQueue:
         payload = encode_job(new.tenant, new.job.name, new.input, now)
         if len(payload) > events.MAX_EVENT_BYTES:
             raise Refused("too_large", f"the input is {len(payload)} bytes; at most {events.MAX_EVENT_BYTES} are taken")
-        length, log_ttl_s, meta_ttl_s = self._streams.keep("job:-")
+        told = {"job_id": id, "job": new.job.name} | ({"request_id": new.request_id} if new.request_id else {})
         reply = await self._store.run(
             ACCEPT,
             [
@@ -148,6 +147,7 @@ class JobQueue:
                 keys.jobs(new.tenant),
                 keys.jobs_of(new.tenant, new.owner),
                 keys.letter(new.tenant, new.retry_of) if new.retry_of else meta,
+                *(part for name in new.reports for part in (keys.log(new.tenant, name), keys.meta(new.tenant, name))),
                 *records,
             ],
             [
@@ -155,9 +155,7 @@ class JobQueue:
                 id,
                 payload,
                 events.encode("job.queued", stream, {"job": new.job.name}, now),
-                length,
-                log_ttl_s,
-                meta_ttl_s,
+                *self._streams.keep("job:-"),
                 hash,
                 RECORD_TTL_S,
                 new.by.generation,
@@ -167,6 +165,8 @@ class JobQueue:
                 self._settings.queue_wait_s * 1000,
                 new.tenant,
                 " ".join(new.reports),
+                len(new.reports),
+                *(part for name in new.reports for part in (events.encode("job.created", name, told, now), *self._streams.keep(name))),
                 *("job", new.job.name, "owner", new.owner, "session", new.by.session, "request_id", new.request_id),
                 *("max", new.job.max_attempts, "timeout_ms", int(timeout_s * 1000)),
                 *(("retry_of", new.retry_of) if new.retry_of else ()),
@@ -180,24 +180,6 @@ class JobQueue:
             metrics.jobs_accepted.labels(new.job.name).inc()
         found, _, duplicate = reply[1].decode().partition(" ")
         return Accepted(found, duplicate == "1")
-
-    async def announce_new(self, new: NewJob, job_id: str) -> None:
-        """As `announce`, for a job that was accepted a moment ago."""
-        await self._announce(new.tenant, job_id, new.job.name, new.request_id, new.reports)
-
-    async def announce(self, tenant: str, record: JobRecord) -> None:
-        """Writes `job.created` into the streams that the job reports to; once, however often and however late it is called."""
-        if await self._store.call("ZSCORE", keys.ANNOUNCE, f"{tenant} {record.id}") is None:
-            return  # it was written, maybe so long ago that the records of it have expired
-        await self._announce(tenant, record.id, record.job, record.request_id, record.reports)
-
-    async def _announce(self, tenant: str, job_id: str, job: str, request_id: str, reports: Iterable[str]) -> None:
-        data = {"job_id": job_id, "job": job} | ({"request_id": request_id} if request_id else {})
-        for stream in reports:
-            event = events.encode("job.created", stream, data, int(time.time() * 1000))
-            once = f"{keys.created(tenant, job_id)}:{stream}"
-            await self._streams.publish(tenant, parse_stream(stream), event, records=[once])
-        await self._store.call("ZREM", keys.ANNOUNCE, f"{tenant} {job_id}")
 
     async def get(self, tenant: str, job_id: str) -> JobRecord | None:
         """A job's record, or None. A plain arq client's job is known from its payload until a worker has it."""

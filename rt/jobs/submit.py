@@ -1,10 +1,10 @@
-"""Submitting a job on somebody's behalf: checked, accepted once, announced. The one way in for WebSocket, HTTP and handlers."""
+"""Submitting a job on somebody's behalf: checked, and accepted once. The one way in for WebSocket, HTTP and handlers."""
 
 from typing import Any
 
 from rt import keys
 from rt.app import App
-from rt.errors import Refused, Unavailable
+from rt.errors import Refused
 from rt.jobs.access import Access
 from rt.jobs.job import JobDef
 from rt.jobs.queue import Accepted, JobQueue, NewJob, new_job_id
@@ -44,10 +44,7 @@ async def submit(
     timeout_s: float | None,
     records: list[str],
 ) -> Accepted:
-    """Checks and accepts a job, and announces it: in the submitting session's stream, and in `stream`.
-
-    Raises Refused. An announcement that fails now is made up for by the janitor.
-    """
+    """Checks and accepts a job, which is announced in the submitting session's stream, and in `stream`. Raises Refused."""
     if not 0 <= delay_s <= MAX_DELAY_S or not (timeout_s is None or 0 < timeout_s <= MAX_TIMEOUT_S):
         raise Refused("invalid_frame", "delay_s or timeout_s is out of range")
     checked = job.check(input)
@@ -71,15 +68,6 @@ async def submit(
     hash = submit_hash(job.name, input, stream, delay_s, timeout_s)
     job_id = new_job_id()
     accepted: Accepted = await until_not_busy(lambda: queue.accept(new, hash=hash, records=records, job_id=job_id))
-    try:
-        if accepted.job_id == job_id:
-            if reports:
-                await queue.announce_new(new, accepted.job_id)
-        elif (record := await queue.get(who.tenant, accepted.job_id)) is not None:
-            # Whoever accepted it may have been cut off before it was announced: that is why it is sent again.
-            await queue.announce(who.tenant, record)
-    except Unavailable:
-        pass
     return accepted
 
 

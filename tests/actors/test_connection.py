@@ -287,7 +287,7 @@ async def test_who_cannot_say_who_they_are_is_told_so_and_closed(web: Web, conne
 async def test_a_session_of_another_subject_is_forbidden(web: Web) -> None:
     ann = await web.connected("ann")
     bob = web.client()
-    await bob.say({"type": "connect", "token": mint(SECRET, "bob", DEFAULT_SCOPES, 60), "session": ann.actor.session.id})
+    await bob.say({"type": "connect", "token": mint(SECRET, "bob", DEFAULT_SCOPES, 3600), "session": ann.actor.session.id})
     await bob.ended()
     assert bob.frames[0]["code"] == "forbidden"
     assert bob.closed is not None
@@ -427,7 +427,7 @@ async def test_the_same_id_with_another_body_is_a_conflict(web: Web, command: di
         ({"type": "subscribe", "stream": "room:a", "cursor": "x"}, "invalid_frame"),
         ({"type": "unsubscribe", "stream": "user:ann"}, "forbidden"),
         ({"type": "refresh", "token": "nonsense"}, "unauthorized"),
-        ({"type": "refresh", "token": mint(SECRET, "bob", DEFAULT_SCOPES, 60)}, "forbidden"),
+        ({"type": "refresh", "token": mint(SECRET, "bob", DEFAULT_SCOPES, 3600)}, "forbidden"),
     ],
 )
 async def test_a_refused_command_says_why_and_the_connection_stays(web: Web, command: dict[str, Any], word: str) -> None:

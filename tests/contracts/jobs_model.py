@@ -72,7 +72,6 @@ class Job:
     gone: int = 0
     #: The same id was queued again after arq forgot its result, and nobody has claimed it yet.
     again: bool = False
-    announced: bool = False
     #: Redis lost some of it: what is promised of a whole life holds no longer.
     damaged: bool = False
 

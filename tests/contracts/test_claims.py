@@ -66,7 +66,7 @@ async def lapse(store: Weather, settings: Settings, job_id: str) -> None:
 
 async def silence(store: Weather, for_ms: int = 3000) -> None:
     """Nobody has reached Redis for so long."""
-    await store.call("SET", "rt:pulse", await store.now_ms() - for_ms)
+    await store.call("SET", keys.PULSE, await store.now_ms() - for_ms)
 
 
 async def status(store: Weather, job_id: str) -> str:
@@ -134,7 +134,7 @@ async def test_leases_that_lapsed_while_nobody_reached_redis_are_left_to_their_h
     await leases.ask()
     assert verdicts == []
     # Whose worker has gone meanwhile begins again after the grace.
-    await weather.call("DEL", "rt:grace")
+    await weather.call("DEL", keys.GRACE)
     assert told(await other.claim(5)) == []
     assert await status(weather, last) == "failed"
 
@@ -145,8 +145,8 @@ async def test_the_grace_is_given_once_for_each_silence(hands: Hands, weather: W
     await lapse(weather, settings, job_id)
     await silence(weather)
     assert told(await hands.claim(5)) == []
-    assert 2000 < await weather.call("PTTL", "rt:grace") <= 3000
-    await weather.call("DEL", "rt:grace")
+    assert 2000 < await weather.call("PTTL", keys.GRACE) <= 3000
+    await weather.call("DEL", keys.GRACE)
     assert told(await hands.claim(5)) == [(job_id, 2)]
 
 
@@ -160,11 +160,11 @@ async def test_whoever_reaches_redis_shows_that_it_is_there(hands: Hands, weathe
                 await weather.run(LEAD, [keys.JANITOR], ["token", 5000])
 
     await comes()
-    assert await weather.call("EXISTS", "rt:grace") == 0  # a Redis that is new has no leases
+    assert await weather.call("EXISTS", keys.GRACE) == 0  # a Redis that is new has no leases
     await silence(weather, 2000)
     await comes()
-    assert await weather.call("EXISTS", "rt:grace") == 0
-    assert await weather.now_ms() - int(await weather.call("GET", "rt:pulse")) < 1000
+    assert await weather.call("EXISTS", keys.GRACE) == 0
+    assert await weather.now_ms() - int(await weather.call("GET", keys.PULSE)) < 1000
     await silence(weather, 3000)
     await comes()
-    assert await weather.call("EXISTS", "rt:grace") == 1
+    assert await weather.call("EXISTS", keys.GRACE) == 1

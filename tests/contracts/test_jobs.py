@@ -300,30 +300,26 @@ async def test_jobs_are_listed_newest_first_in_pages(queue: JobQueue, jobs: Jobs
 # job.created
 
 
-async def test_a_job_is_announced_once_in_every_stream_it_reports_to(queue: JobQueue, store: Store, settings: Settings) -> None:
+async def test_a_job_is_announced_in_every_stream_it_reports_to_with_its_accept(queue: JobQueue, store: Store, settings: Settings) -> None:
     one = new(reports=("room:tea", "user:ann"), request_id="7")
-    accepted = await queue.accept(one)
-    record = await queue.get(TENANT, accepted.job_id)
-    assert record is not None
-    await asyncio.gather(*(queue.announce_new(one, accepted.job_id) for _ in range(5)), *(queue.announce(TENANT, record) for _ in range(5)))
+    record = f"{keys.command(TENANT, 's', '7')}"
+    accepted = await queue.accept(one, records=[record])
+    assert (await queue.accept(one, records=[record])).job_id == accepted.job_id
     for stream in ("room:tea", "user:ann"):
         (event,) = await read_all(store, settings, stream)
         assert event["type"] == "job.created"
         assert event["data"] == {"job_id": accepted.job_id, "job": "echo", "request_id": "7"}
-    assert await store.call("ZCARD", keys.ANNOUNCE) == 0
+        assert (event["seq"], "attempt" in event) == (1, False)
+        retention = settings.retention(stream.partition(":")[0])  # type: ignore[arg-type]
+        left_s = await store.call("TTL", keys.log(TENANT, stream))
+        assert retention.age_s - 5 < left_s <= retention.age_s
 
 
-async def test_a_command_sent_again_a_day_later_announces_nothing_again(queue: JobQueue, store: Store, settings: Settings) -> None:
-    # The records of what was announced are kept for a day; a command that was a duplicate itself is known for longer.
-    one = new(reports=("room:tea",))
-    accepted = await queue.accept(one)
-    await queue.announce_new(one, accepted.job_id)
-    for key in await store.call("KEYS", f"{keys.created(TENANT, accepted.job_id)}*"):
-        await store.call("DEL", key)
-    record = await queue.get(TENANT, accepted.job_id)
-    assert record is not None
-    await queue.announce(TENANT, record)
-    assert types(await read_all(store, settings, "room:tea")) == ["job.created"]
+async def test_what_is_refused_is_announced_nowhere(store: Store, settings: Settings) -> None:
+    queue = JobQueue(store, StreamLog(store, settings), settings.model_copy(update={"queue_limit": 0}))
+    with pytest.raises(Refused):
+        await queue.accept(new(reports=("room:tea",)))
+    assert await read_all(store, settings, "room:tea") == []
 
 
 # Running

@@ -124,7 +124,7 @@ class Jobs(RedisMachine):
         """Where every job is. First a delay of moments (an abort's 100 ms) ends, so that none ends by itself in between, and
         what is due is due in the order of the ids: the same on every machine."""
         queue, now = self.queue_name, self.now_ms()
-        self.calls(("SET", "rt:pulse", now), ("SET", "rt:grace", 1) if self.spared else ("DEL", "rt:grace"))
+        self.calls(("SET", keys.PULSE, now), ("SET", keys.GRACE, 1) if self.spared else ("DEL", keys.GRACE))
         for id, score in self.scores(queue).items():
             if 2 < score < now + 5000:
                 self.call("ZADD", queue, 2, id)
@@ -249,14 +249,6 @@ class Jobs(RedisMachine):
                 expected = (job.id, True)  # the key's own answer to somebody who asks again
                 self.records |= dict.fromkeys(records, (body, job.id, False))
             assert got == expected
-
-    @precondition(lambda self: any(job.reports and job.status for job in self.jobs.values()))
-    @rule(n=PICK, after=st.sampled_from([None, None, 0, 1, 2]))
-    def announce(self, n: int, after: int | None) -> None:
-        job = pick_of(n, [job for job in self.jobs.values() if job.reports and job.status])
-        record = self.do(self.queue.get(job.tenant, job.id))
-        assert record is not None
-        job.announced |= self.cut(_true(self.queue.announce(job.tenant, record)), after) or False
 
     @rule(tenant=st.sampled_from(TENANTS))
     def take_over(self, tenant: str) -> None:
@@ -580,8 +572,6 @@ class Jobs(RedisMachine):
             self.lossy(lost and not again)
             try:
                 if whole and not lost:
-                    for member in self.scores(keys.ANNOUNCE):
-                        self.call("ZADD", keys.ANNOUNCE, 1, member)
                     self.do(self.janitor.round())
                 else:
                     self.do(self.store.run(SWEEP, [self.queue_name], [100, *self.queue.ends()]))
@@ -590,8 +580,6 @@ class Jobs(RedisMachine):
         for id, fate in fates.items():
             if fate.does == "end":
                 self.jobs[id].end(fate.status, fate.mark)
-        for job in self.jobs.values():
-            job.announced |= whole and not lost and bool(job.reports) and bool(job.status)
 
     # time
 
@@ -795,12 +783,9 @@ class Jobs(RedisMachine):
         where = [(tenant, stream) for tenant in TENANTS for stream in (keys.session_stream(self.sessions[tenant].id), "room:r")]
         found = self.calls(*(("XRANGE", keys.log(tenant, stream), "-", "+") for tenant, stream in where))
         told = {one: [json.loads(fields[1])["data"]["job_id"] for _, fields in log] for one, log in zip(where, found, strict=True)}
-        due = self.scores(keys.ANNOUNCE)
         for job in jobs:
             for stream in job.reports:
-                assert told[job.tenant, stream].count(job.id) <= 1
-                assert told[job.tenant, stream].count(job.id) == 1 or not job.announced
-            assert job.announced or not job.reports or f"{job.tenant} {job.id}" in due or job.damaged
+                assert told[job.tenant, stream].count(job.id) == 1
 
     def expiry_only_grows(self, jobs: list[Job]) -> None:
         names = [name for job in jobs if not job.unknown for name in (self.log(job), self.meta(job))]
@@ -866,11 +851,6 @@ def word_of(error: Refused) -> str:
 
 def pick_of(n: int, some: list[T]) -> T:
     return some[n % len(some)]
-
-
-async def _true(coroutine: Any) -> bool:
-    await coroutine
-    return True
 
 
 @dataclass

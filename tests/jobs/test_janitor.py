@@ -12,7 +12,7 @@ from rt.app import App
 from rt.jobs import janitor as janitor_module
 from rt.jobs.context import JobContext
 from rt.jobs.janitor import Janitor
-from rt.jobs.queue import JobQueue, NewJob
+from rt.jobs.queue import JobQueue
 from rt.keys import Stream
 from rt.redis import Store
 from rt.settings import Settings
@@ -193,58 +193,6 @@ async def test_an_abort_that_was_left_behind_does_not_kill_a_later_job(janitor: 
     assert await store.call("ZRANGE", "arq:abort", 0, -1) == [b"of-another-queue"]
 
 
-# job.created
-
-
-def announced(reports: tuple[str, ...] = ("room:tea", "user:ann")) -> NewJob:
-    return NewJob(job=app.jobs["waits"], input={}, tenant=TENANT, owner="ann", reports=reports, request_id="7")
-
-
-async def test_a_missing_job_created_is_written_once(
-    janitor: Janitor, jobs: Jobs, queue: JobQueue, store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(janitor_module, "ANNOUNCE_AFTER_S", -5.0)
-    accepted = await queue.accept(announced())  # and here its web process was killed
-    for _ in range(3):
-        await janitor.round()
-    for stream in ("room:tea", "user:ann"):
-        (event,) = await read_all(store, settings, stream)
-        assert (event["type"], event["data"]) == ("job.created", {"job_id": accepted.job_id, "job": "waits", "request_id": "7"})
-
-
-async def test_a_job_created_that_was_half_written_is_completed(
-    janitor: Janitor, queue: JobQueue, store: Store, streams: StreamLog, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(janitor_module, "ANNOUNCE_AFTER_S", -5.0)
-    accepted = await queue.accept(announced())
-    data = {"job_id": accepted.job_id, "job": "waits", "request_id": "7"}
-    event = rt_events.encode("job.created", "room:tea", data, int(time.time() * 1000))
-    await streams.publish(TENANT, Stream("room", "tea"), event, records=[f"{keys.created(TENANT, accepted.job_id)}:room:tea"])
-    await janitor.round()
-    assert types(await read_all(store, settings, "room:tea")) == ["job.created"]
-    assert types(await read_all(store, settings, "user:ann")) == ["job.created"]
-    assert await store.call("ZCARD", keys.ANNOUNCE) == 0
-
-
-async def test_a_job_created_that_is_on_its_way_is_not_meddled_with(
-    janitor: Janitor, queue: JobQueue, store: Store, settings: Settings
-) -> None:
-    await queue.accept(announced())
-    await janitor.round()
-    assert await read_all(store, settings, "user:ann") == []
-    assert await store.call("ZCARD", keys.ANNOUNCE) == 1
-
-
-async def test_a_job_that_is_forgotten_is_announced_no_more(
-    janitor: Janitor, queue: JobQueue, store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(janitor_module, "ANNOUNCE_AFTER_S", -5.0)
-    accepted = await queue.accept(announced())
-    await store.call("DEL", keys.meta(TENANT, accepted.stream), f"arq:job:{accepted.job_id}")
-    await janitor.round()
-    assert await store.call("ZCARD", keys.ANNOUNCE) == 0
-
-
 # What must not expire, and what must
 
 
@@ -326,7 +274,6 @@ async def test_a_janitor_survives_what_it_cannot_read(
 ) -> None:
     monkeypatch.setattr(janitor_module, "EVERY_S", 0.01)
     await store.call("SET", "rt:-:{room:odd}:log", "not a stream")
-    await store.call("ZADD", keys.ANNOUNCE, 1, "nonsense")
     await store.call("ZADD", keys.deadlines(settings.queue), 1, f"{TENANT} nobody")
     job_id = await jobs.submit("waits")
     await overdue(store, settings, job_id)

@@ -1,6 +1,6 @@
 """What one attempt has still to append: gathers deltas, keeps their order, bounds their number.
 
-The first event leaves at once; later ones gather for at most 20 ms, texts that wait together become one delta, and of
+The first word leaves at once; later ones gather for at most 20 ms, texts that wait together become one delta, and of
 progress that waits only the newest is kept. One batch is under way at a time, so its number says whether it is new.
 """
 
@@ -36,7 +36,9 @@ class Outlet:
         self._bytes = 0
         self._number = 0
         self._flight: asyncio.Future[Appended] | None = None
+        #: When the last batch left that the job itself had something in: what the worker says of it holds up no word.
         self._flown = float("-inf")
+        self._spoken = False
         self._timer: asyncio.Handle | None = None
         self._landed = asyncio.Event()
         self._landed.set()
@@ -61,6 +63,7 @@ class Outlet:
                 raise JobError("bad_event", "the text holds half a surrogate pair") from None
         if self.over:
             return  # nothing of it will ever leave
+        self._spoken = True
         self._seal_progress()
         self._texts.append(text)
         self._bytes += len(text)
@@ -71,6 +74,7 @@ class Outlet:
         event = self._encode(type, data)
         if self.over:
             return
+        self._spoken = self._spoken or type == "job.delta"
         self._seal_texts()
         self._seal_progress()
         self._push(event)
@@ -80,6 +84,7 @@ class Outlet:
         self._encode("job.progress", data)  # what cannot be written is refused now, to the one who wrote it
         if self.over:
             return
+        self._spoken = True
         self._seal_texts()
         self._progress = data
         self._soon()
@@ -134,14 +139,21 @@ class Outlet:
             self._timer = None
         if self._flight is not None or self.over:
             return
-        batch = self._take()
-        if not batch and not checkpoint:
+        if checkpoint:
+            batch = self._board(checkpoint)  # what is said from here on is none of it
+            self._flight = self._writer.append(lambda: batch)
+        elif self._texts or self._events or self._progress is not None:
+            self._flight = self._writer.append(self._board)
+        else:
             return
-        self._number += 1
-        self._flown = asyncio.get_running_loop().time()
         self._landed.clear()
-        self._flight = self._writer.append(Batch(self._tenant, self._stream, self._fence, self._number, batch, checkpoint))
         self._flight.add_done_callback(self._on_landed)
+
+    def _board(self, checkpoint: bytes = b"") -> Batch:
+        self._number += 1
+        if self._spoken:
+            self._flown = asyncio.get_running_loop().time()
+        return Batch(self._tenant, self._stream, self._fence, self._number, self._take(), checkpoint)
 
     def _on_landed(self, flight: asyncio.Future[Appended]) -> None:
         self._flight = None

@@ -91,6 +91,26 @@ async def test_what_is_added_before_the_job_first_waits_leaves_together(attempt:
     assert attempt.log.calls == [2]
 
 
+async def test_the_first_word_leaves_with_what_the_worker_says(attempt: Attempt) -> None:
+    """A job that yields once before it speaks, as every `async for` does, costs its reader no second round trip."""
+    attempt.outlet.add("job.started", {})
+    await asyncio.sleep(0)
+    attempt.outlet.add_text("first")
+    await eventually(attempt.events)
+    assert attempt.log.calls == [2]
+
+
+async def test_the_first_word_is_not_held_up_by_what_the_worker_said(attempt: Attempt, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outlet_module, "GATHER_S", 60)
+    attempt.outlet.add("job.started", {})
+    await eventually(attempt.events)
+    attempt.outlet.add_text("first")
+    await eventually(lambda: attempt.log.calls == [1, 1])
+    attempt.outlet.add_text("second")
+    await asyncio.sleep(0.05)
+    assert attempt.log.calls == [1, 1]
+
+
 async def test_texts_that_wait_together_become_one_delta(attempt: Attempt) -> None:
     attempt.log.open.clear()
     attempt.outlet.add_text("first")

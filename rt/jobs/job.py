@@ -152,7 +152,7 @@ class Cancelled:
 
 @dataclass(frozen=True, slots=True)
 class HandedBack:
-    """A deploy interrupted the run: it goes back to the head of the queue and does not count."""
+    """A deploy interrupted the run, or Redis lost some of its output: it goes back to the head of the queue and does not count."""
 
 
 @dataclass(frozen=True, slots=True)

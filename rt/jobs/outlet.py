@@ -35,6 +35,8 @@ class Outlet:
         self._progress: dict[str, Any] | None = None
         self._bytes = 0
         self._number = 0
+        #: The number of the last batch that was appended for certain.
+        self.answered = 0
         self._flight: asyncio.Future[Appended] | None = None
         #: When the last batch left that the job itself had something in: what the worker says of it holds up no word.
         self._flown = float("-inf")
@@ -157,11 +159,14 @@ class Outlet:
 
     def _on_landed(self, flight: asyncio.Future[Appended]) -> None:
         self._flight = None
-        if not flight.cancelled() and flight.result().verdict != "ok":
-            self.refused = flight.result()
-            self._on_refused(self.refused)
-        elif self._texts or self._events or self._progress is not None:
-            self._soon()
+        said = None if flight.cancelled() else flight.result()
+        if said is not None and said.verdict != "ok":
+            self.refused = said
+            self._on_refused(said)
+        else:
+            self.answered = self._number if said is not None else self.answered
+            if self._texts or self._events or self._progress is not None:
+                self._soon()
         self._landed.set()
 
     def _seal_texts(self) -> None:

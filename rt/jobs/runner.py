@@ -287,12 +287,15 @@ class Runner:
                 *(b"" if one is None and not (kind == "completed" and i == 0) else to_json_bytes(one) for i, one in enumerate(parts)),
                 *(arq_result, self._settings.keep_result_s * 1000),
                 to_json_bytes(brief(data["error"])) if data and "error" in data else b"",
-                *(*letter_bounds(self._settings), len(batch), *batch),
+                *(*letter_bounds(self._settings), outlet.answered, len(batch), *batch),
             ]
             # Sent again it is recognised by its fence and kind, and does nothing twice.
             reply = await insist("settle", self._store.run, SETTLE, names, args)
             if reply[0] == b"cancelled":
                 outcome = Cancelled(reply[1].decode())
+                continue
+            if reply[0] == b"behind":
+                outcome = HandedBack()
                 continue
             if reply[0] == b"fenced":
                 outcome = Lost()
@@ -336,7 +339,13 @@ class Runner:
 
 
 def _refused(said: Appended) -> Outcome:
-    return Cancelled(said.by) if said.verdict == "cancelled" else Lost()
+    match said.verdict:
+        case "cancelled":
+            return Cancelled(said.by)
+        case "behind":
+            return HandedBack()
+        case _:
+            return Lost()
 
 
 def _as_past(checkpoint: Any, standing: list[tuple[int, dict[str, Any]]]) -> Past:

@@ -2,7 +2,7 @@
 -- KEYS: log, meta for each batch.
 -- ARGV: word for a new epoch; then for each batch: fence, batch number, checkpoint ('' = none), length, log_ttl_s,
 --       meta_ttl_s, number of events, the events.
--- Returns for each batch: { 'ok', epoch, first, last } or { 'fenced' } or { 'cancelled', by }.
+-- Returns for each batch: { 'ok', epoch, first, last } or { 'fenced' } or { 'behind' } or { 'cancelled', by }.
 local word, at, out = ARGV[1], 2, {}
 for k = 1, #KEYS, 2 do
   local log, meta = KEYS[k], KEYS[k + 1]
@@ -20,6 +20,10 @@ for k = 1, #KEYS, 2 do
     out[#out + 1] = { 'ok', m[6], tonumber(m[4]), tonumber(m[5]) }
   elseif m[2] then
     out[#out + 1] = { 'cancelled', m[2] }
+  elseif batch > tonumber(m[3] or 0) + 1 then
+    -- Redis was set back and has lost what the attempt was answered for: what it says now would follow on a hole that
+    -- nobody is told of. Another attempt goes on from what is left.
+    out[#out + 1] = { 'behind' }
   else
     local epoch, seq = stream_open(log, meta, word)
     local first, last = seq + 1, seq

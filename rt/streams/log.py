@@ -59,9 +59,10 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Appended:
-    """`verdict`: "ok"; "fenced" (another attempt owns the job, or it has ended); "cancelled" (`by` says by whom)."""
+    """`verdict`: "ok"; "fenced" (another attempt owns the job, or it has ended); "cancelled" (`by` says by whom); "behind" (Redis
+    was set back, and lacks a batch that it has answered)."""
 
-    verdict: Literal["ok", "fenced", "cancelled"]
+    verdict: Literal["ok", "fenced", "cancelled", "behind"]
     epoch: str = ""
     first: int = 0
     last: int = 0
@@ -212,5 +213,7 @@ def _appended(reply: list[Any]) -> Appended:
             return Appended("ok", reply[1].decode(), int(reply[2]), int(reply[3]))
         case "cancelled":
             return Appended("cancelled", by=reply[1].decode())
+        case "behind":
+            return Appended("behind")
         case _:
             return Appended("fenced")

@@ -121,17 +121,21 @@ class Job:
             return ("ok", *self.batch_seqs)
         if self.cancel:
             return f"cancelled by {self.cancel}", 0, 0
+        if number > self.batch + 1:
+            return "behind", 0, 0
         self.batch, self.batch_seqs = number, self.add(lines)
         if checkpoint:
             self.checkpoint = checkpoint, self.batch_seqs[1]
         return ("ok", *self.batch_seqs)
 
-    def settle(self, fence: str, kind: str, lines: list[Line], mark: str) -> str:
-        """The kind that stands in the end, or "lost"."""
+    def settle(self, fence: str, kind: str, lines: list[Line], mark: str, answered: int) -> str:
+        """The kind that stands in the end, or "lost". `answered`: the attempt's last batch, as its worker knows."""
         if self.fence != fence:
             return kind if self.settled == f"{fence} {kind}" else "lost"
         if self.cancel and kind != "cancelled":
-            return self.settle(fence, "cancelled", [], self.cancel)
+            return self.settle(fence, "cancelled", [], self.cancel, answered)
+        if self.batch < answered and kind != "cancelled":
+            kind, lines = "handed_back", []
         attempt = int(fence.partition(":")[0])
         self.add(lines if kind != "cancelled" else [])
         self.fence, self.settled = "", f"{fence} {kind}"

@@ -20,7 +20,7 @@ from rt.settings import Settings
 from rt.streams.log import Authorship, StreamLog
 from rt.streams.sessions import open_session
 from tests.contracts.hands import Hands
-from tests.helpers import TENANT, Jobs, eventually, joined, read_all, running, types
+from tests.helpers import TENANT, Jobs, eventually, joined, read_all, running, standing, types
 
 app = App()
 
@@ -52,6 +52,19 @@ async def held(job: JobContext, gate: str) -> str:
     await job.emit("begun")
     await gates[gate].wait()
     await job.emit("done")
+    return "done"
+
+
+@app.job(keep=lambda past: True)
+async def tells(job: JobContext, silent: bool) -> str:
+    """Says two words, a gate before the second and one after it, and (not `silent`) a third; but for those that were said before."""
+    for number, word in enumerate(["one ", "two ", *([] if silent else ["three "])]):
+        if number:
+            await gates[f"word {number}"].wait()
+        if number >= job.past.text.count(" "):
+            await job.emit(word)
+            await job.checkpoint(None)
+    await gates["word 2"].wait()
     return "done"
 
 
@@ -726,3 +739,28 @@ async def test_a_stream_of_a_job_is_a_stream_like_any_other(worker: Worker, jobs
     assert str(parse_stream(name)) == name
     head = (await streams.heads(TENANT, [name]))[name]
     assert head.top == len(await jobs.events(job_id))
+
+
+@pytest.mark.parametrize("silent", [False, True], ids=["it goes on", "it ends"])
+async def test_a_run_whose_output_redis_has_lost_in_part_is_handed_back(jobs: Jobs, store: Store, settings: Settings, silent: bool) -> None:
+    """Redis comes back as it was when only the first word was there: nothing may follow on that hole, not even the end."""
+    gates.update({f"word {number}": asyncio.Event() for number in (1, 2)})
+    async with running(app, settings, store):
+        job_id = await jobs.submit("tells", silent=silent)
+        meta = keys.meta(TENANT, keys.job_stream(job_id))
+
+        async def says(text: str) -> bool:
+            return joined(await jobs.events(job_id)) == text and await store.call("HGET", meta, "checkpoint_seq") is not None
+
+        await eventually(lambda: says("one "))
+        copies = [(name, await store.call("DUMP", name)) for name in (meta, keys.log(TENANT, keys.job_stream(job_id)))]
+        gates["word 1"].set()
+        await eventually(lambda: says("one two "))
+        for name, copy in copies:
+            await store.call("RESTORE", name, 0, copy, "REPLACE")
+        gates["word 2"].set()
+        events = await jobs.wait_end(job_id)
+    assert standing(events) == ("one two " if silent else "one two three ")
+    assert [one["data"]["reason"] for one in events if one["type"] == "job.restarted"] == ["lease_lost"]
+    assert [one["attempt"] for one in events if one["type"] == "job.completed"] == [2]
+    assert await store.call("HGET", meta, "tries") == b"1"

@@ -80,6 +80,8 @@ class Held:
         self.job, self.claim, self.fence = job, claim, claim.text("fence")
         self.adopted = bool(claim.text("job"))
         self.sent: list[tuple[Batch, list[Line]]] = []
+        #: The newest batch that was answered.
+        self.answered = 0
         self.outcome: tuple[Outcome, str, str] | None = None
 
 
@@ -455,6 +457,8 @@ class Jobs(RedisMachine):
                 continue
             said = [(f"cancelled by {one.by}" if one.verdict == "cancelled" else one.verdict, one.first, one.last) for one in answers]
             assert said == expected
+            for (one, batch, _), answer in zip(batches, answers, strict=True):
+                one.answered = max(one.answered, batch.number) if answer.verdict == "ok" else one.answered
 
     def unsettled(self, *, newest: bool) -> list[Held]:
         """Attempts that have not ended by themselves: those that are their job's newest, or those that are not."""
@@ -518,9 +522,9 @@ class Jobs(RedisMachine):
         outcome, kind, last_word = one.outcome
         mark = {"completed": f"r{one.fence}", "cancelled": getattr(outcome, "by", "")}.get(kind, f"e{one.fence}")
         lines = [Line("delta", one.claim.number("attempt"), last_word)] if last_word else []
-        expected = one.job.settle(one.fence, kind, lines, mark)
+        expected = one.job.settle(one.fence, kind, lines, mark, one.answered)
         self.lossy(lost)
-        stands = self.do(self._settle(one.claim, outcome, last_word))
+        stands = self.do(self._settle(one.claim, outcome, last_word, one.answered))
         names: dict[type, str] = {
             Completed: "completed",
             Failed: "failed",
@@ -531,8 +535,9 @@ class Jobs(RedisMachine):
         }
         assert names[type(stands)] == expected
 
-    async def _settle(self, claim: Claim, outcome: Outcome, last_word: str) -> Outcome:
+    async def _settle(self, claim: Claim, outcome: Outcome, last_word: str, answered: int) -> Outcome:
         outlet = Outlet(claim.tenant, claim.stream, claim.text("fence"), claim.number("attempt"), self.worker.writer, lambda _: None)
+        outlet.answered = answered
         if last_word:
             outlet.add_text(last_word)
         return await self.worker.runner._settle(Run(claim), outlet, decode_job(claim.payload), outcome)

@@ -106,6 +106,21 @@ async def test_a_repeated_batch_gets_the_same_numbers_and_appends_nothing(stream
     assert await texts(store, settings, JOB) == ["a", "b", "c"]
 
 
+async def test_an_attempt_whose_output_redis_has_lost_in_part_is_refused(streams: StreamLog, store: Store, settings: Settings) -> None:
+    """Redis came back as it was after the first batch: the third would follow on a hole that nobody is told of."""
+    await own(store, JOB)
+    await streams.append([batch(1, "a")])
+    log, meta = keys.log(TENANT, JOB), keys.meta(TENANT, JOB)
+    copies = [(name, await store.call("DUMP", name)) for name in (log, meta)]
+    await streams.append([batch(2, "b")])
+    for name, copy in copies:
+        await store.call("RESTORE", name, 0, copy, "REPLACE")
+    assert [one.verdict for one in await streams.append([batch(3, "c")])] == ["behind"]
+    assert await texts(store, settings, JOB) == ["a"]
+    # One whose answer was lost with it is appended as if it were new.
+    assert [one.verdict for one in await streams.append([batch(2, "b")])] == ["ok"]
+
+
 async def test_a_repeat_after_a_cancel_is_still_answered_with_its_numbers(streams: StreamLog, store: Store) -> None:
     await own(store, JOB)
     first = await streams.append([batch(1, "a")])

@@ -62,7 +62,7 @@ class Attempt:
         """Ends the attempt as the runner does: lands, and hands over what waits with one more batch."""
         await self.outlet.wait_landed()
         rest = self.outlet.close()
-        await self.log.append([Batch(TENANT, JOB, "1:t", 1_000_000, rest)])
+        await self.log.append([Batch(TENANT, JOB, "1:t", self.outlet.answered + 1, rest)])
         return await self.events()
 
 

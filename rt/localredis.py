@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -97,10 +97,19 @@ class PrivateRedis:
             connect(server.url)
 
     It listens on a unix socket that only this user may open, or on `port` of 127.0.0.1. With `aof` it keeps what it
-    was told, but for the last second if the machine fails. The url stays the same through `kill` and `start`.
+    was told, but for the last second if the machine fails. The url stays the same through `kill` and `start`. `options` are
+    further settings of the server, as its configuration file names them.
     """
 
-    def __init__(self, folder: Path, *, port: int | None = None, aof: bool = True, server: Server | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        port: int | None = None,
+        aof: bool = True,
+        server: Server | None = None,
+        options: Mapping[str, str] | None = None,
+    ) -> None:
         """Starts nothing yet. Raises RedisFailed when `server` is None and none is found."""
         found = server or find_server()
         if found is None:
@@ -109,6 +118,7 @@ class PrivateRedis:
         self.folder = folder.resolve()
         self.log = self.folder / "redis.log"
         self._aof = aof
+        self._options = dict(options or {})
         self._port = port
         self._process: subprocess.Popen[bytes] | None = None
         self._short: str | None = None
@@ -152,6 +162,7 @@ class PrivateRedis:
             # Keyspace events of sorted sets: they wake the workers when a plain arq client enqueues.
             "notify-keyspace-events": "Kz",
             "daemonize": "no",
+            **self._options,
         }
         words = [word for name, value in options.items() for word in (f"--{name}", value)]
         try:

@@ -73,6 +73,12 @@ def test_it_is_set_up_as_the_queue_needs_it_and_closed_to_other_users(tmp_path: 
     assert not (tmp_path / "redis.sock").exists()
 
 
+def test_it_takes_further_settings(tmp_path: Path) -> None:
+    with PrivateRedis(tmp_path, options={"maxmemory-policy": "volatile-lru", "maxclients": "77"}) as server:
+        told = [ask(server, f"CONFIG GET {name}").split("\r\n")[-2] for name in ("maxmemory-policy", "maxclients")]
+        assert told == ["volatile-lru", "77"]
+
+
 def test_it_keeps_its_data_and_its_url_through_a_kill(tmp_path: Path) -> None:
     with PrivateRedis(tmp_path) as server:
         url, pid = server.url, server.pid

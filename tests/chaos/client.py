@@ -14,6 +14,7 @@ from typing import Any
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
+from websockets.protocol import State
 
 CONTROL = {"connected", "subscribed", "reply", "error", "gap", "ping", "pong", "token_expiring", "reconnect"}
 #: The name of the task that acknowledges.
@@ -189,6 +190,10 @@ class Client:
 
     async def send(self, frame: Any) -> None:
         assert self._ws is not None
+        # The library waits for the end of a connection that is being closed: for ever, when it is its reader that answers a ping,
+        # and frames of before the close still wait.
+        if self._ws.state is not State.OPEN:
+            return
         with contextlib.suppress(ConnectionClosed):
             await self._ws.send(json.dumps(frame))
 

@@ -1,10 +1,13 @@
 """A host whose clock is wrong: `python -m tests.chaos.clock …` is `rt …` with its wall clock moved by the seconds in the file $CLOCK.
 
-The file is read at every look at the clock, which so may jump while the process runs. Steady clocks are left alone: a host's are.
+The file holds a double, and is mapped: it is looked at with every look at the clock, which so may jump while the process
+runs. Steady clocks are left alone: a host's are.
 """
 
 import datetime
+import mmap
 import os
+import struct
 import sys
 import time
 from pathlib import Path
@@ -15,21 +18,24 @@ class Clock:
 
     def __init__(self, path: Path, offset_s: float = 0) -> None:
         self.path = path
-        self.set(offset_s)
+        self.offset_s = offset_s
+        path.write_bytes(struct.pack("d", offset_s))
 
     def set(self, offset_s: float) -> None:
         self.offset_s = offset_s
-        new = self.path.with_suffix(".new")
-        new.write_text(str(offset_s))
-        new.replace(self.path)
+        with self.path.open("r+b") as file:
+            file.write(struct.pack("d", offset_s))
 
 
 def _go_astray(path: Path) -> None:
     """From now on, for everything that is imported later."""
     real_time, real_time_ns, real_datetime = time.time, time.time_ns, datetime.datetime
 
+    with path.open("rb") as file:
+        offset = mmap.mmap(file.fileno(), 8, access=mmap.ACCESS_READ)
+
     def offset_s() -> float:
-        return float(path.read_text())
+        return float(struct.unpack_from("d", offset)[0])
 
     class Astray(real_datetime):  # type: ignore[misc, valid-type]
         @classmethod

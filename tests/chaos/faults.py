@@ -15,7 +15,9 @@ from typing import Literal
 
 from redis.asyncio import Redis
 
-from tests.chaos.load import Accepted, Crowd, Peer, Tab
+from rt import keys
+from tests.chaos.listener import Listener
+from tests.chaos.load import HOUR_MS, PATIENCE_S, Accepted, Crowd, Peer, Tab
 from tests.chaos.proxy import HALF_OPEN, Link, Proxy
 from tests.chaos.speeches import speech, word
 from tests.chaos.stack import Process, Stack
@@ -29,15 +31,15 @@ SETTINGS = {
     "RT_DRAIN_S": f"{DRAIN_S:g}",
     "RT_SEND_TIMEOUT_S": f"{SEND_TIMEOUT_S:g}",
     "RT_LOG_LEVEL": "warning",
-    # Nothing is trimmed: whatever is missing was lost.
+    # Of jobs only the long stories are trimmed; whatever else is missing was lost, or taken by a fault's hand.
     "RT_ROOM_LENGTH": "10000000",
-    "RT_JOB_LENGTH": "10000000",
+    "RT_JOB_LENGTH": "500",
     "RT_SESSION_LENGTH": "10000000",
 }
 
 #: Resolves when one of those that a fault met is served again: since when it was not, and when it was (monotonic).
 Wait = Awaitable[tuple[float, float]]
-Place = Literal["client", "web", "worker", "redis"]
+Place = Literal["client", "web", "worker", "host", "redis"]
 
 
 @dataclass(slots=True)
@@ -68,17 +70,18 @@ class Ground:
         old, port = self.stack.webs[web], self.stack.ports[web]
         old.end()
         self.output += old.lines
-        self.stack.webs[web] = Process("web", self.stack.app, env=self.stack.env | {"PORT": str(port)})
+        self.stack.webs[web] = Process("web", self.stack.app, env=self.stack.env | {"PORT": str(port)}, clock=old.clock)
         await _ready(self.stack.webs[web])
 
     async def restart_worker(self, worker: int) -> None:
         old = self.stack.workers[worker]
         old.end()
         self.output += old.lines
-        self.stack.workers[worker] = Process("worker", self.stack.app, env=self.stack.env)
+        self.stack.workers[worker] = Process("worker", self.stack.app, env=self.stack.env, clock=old.clock)
         await _ready(self.stack.workers[worker])
 
     async def redis_back(self) -> None:
+        await self.crowd.archive.restart()
         self.stack.redis.launch()
         while not await asyncio.to_thread(self.stack.redis.answers):
             await asyncio.sleep(0.02)
@@ -109,13 +112,24 @@ def fresh(peers: list[Peer]) -> list[Wait]:
     return [asyncio.ensure_future(one(peer)) for peer in peers]
 
 
+def fresh_listeners(listeners: list[Listener]) -> list[Wait]:
+    """Each listener is given an event that was written after now, or has come to the end."""
+    since, began = time.time() * 1000, time.monotonic()
+
+    async def one(listener: Listener) -> tuple[float, float]:
+        await listener.until(lambda: listener.newest_ms > since or listener.over, PATIENCE_S)
+        return began, time.monotonic()
+
+    return [asyncio.ensure_future(one(listener)) for listener in listeners]
+
+
 def moved(jobs: list[Accepted]) -> list[Wait]:
     """Each job's submitter is told of another attempt, or of the end."""
     began = time.monotonic()
 
     async def one(job: Accepted, attempt: int) -> tuple[float, float]:
         peer = job.submitter
-        await peer.until(lambda: (at := peer.tab.journal(job.stream)).attempt > attempt or at.final)
+        await peer.until(lambda: (at := peer.tab.journal(job.stream)).attempt > attempt or at.over)
         return began, time.monotonic()
 
     return [asyncio.ensure_future(one(job, job.submitter.tab.journal(job.stream).attempt)) for job in jobs]
@@ -179,7 +193,8 @@ async def _slow(ground: Ground, draw: Random) -> list[Wait]:
     met = ground.some(draw, 0.02)
 
     async def stop(peer: Peer, seed: str) -> Tab:
-        if job := await peer.submit("flood", speech(seed, 600), seed=seed, count=600, bytes=8_000):
+        # No more events than the log of a job keeps.
+        if job := await peer.submit("flood", speech(seed, 550), seed=seed, count=550, bytes=9_000):
             await peer.until(lambda: peer.tab.journal(job.stream).seq > 5)
         peer.tab.reads.clear()
         return peer.tab
@@ -250,17 +265,67 @@ async def _repeated(ground: Ground, draw: Random) -> list[Wait]:
                 job = await peer.submit("goes_on", speech(nonce, 20), id=f"twice {nonce}", **size)
                 return job.job_id if job else None
 
+        before = ground.crowd.set_backs
         first = asyncio.ensure_future(ask())
         await asyncio.sleep(0)
         for frame, _ in list(peer.unanswered.values()):
             await peer.tab.send([frame, frame])
         peer.tab.abort()
         was, answered = await first, time.monotonic()
-        if (now := await ask()) != was:
+        set_backs = ground.crowd.set_backs
+        if (now := await ask()) != was and ground.crowd.set_backs == set_backs == before:
             ground.crowd.broken("repeated", f"peer {peer.number}", f"a repeated command was answered {now}, and {was} before")
         return began, answered
 
     return [asyncio.ensure_future(repeat(peer, f"{peer.number}-{draw.randrange(10**9)}")) for peer in met]
+
+
+@fault("sse-cut", "client")
+async def _sse_cut(ground: Ground, draw: Random) -> list[Wait]:
+    """SSE connections, half of them or all, end without a word; each listener comes back with its last id"""
+    listeners = ground.crowd.listeners
+    met = draw.sample(listeners, round(len(listeners) * draw.choice([0.5, 1.0])))
+    waits = fresh_listeners(met)
+    for listener in met:
+        listener.cut()
+    return waits
+
+
+@fault("logs-trimmed", "client", "end")
+async def _trimmed(ground: Ground, draw: Random) -> list[Wait]:
+    """clients and listeners stay away until their job's log was trimmed behind them; rooms and other jobs are trimmed by hand meanwhile,
+    again and again, under those who read them and those who come back to them"""
+    archive, redis = ground.crowd.archive, ground.redis
+    tellers = [one for one in ground.crowd.peers if one.tells]
+    met = [*tellers, *ground.some(draw, 0.1, [one for one in ground.crowd.peers if not one.tells])]
+    stories = [one for one in ground.crowd.running if one.submitter in tellers]
+    listeners = [one for one in ground.crowd.listeners if one.peer in met]
+    for peer in met:
+        peer.home.clear()
+        peer.tab.abort()
+    for listener in listeners:
+        listener.cut()
+
+    def behind(job: Accepted) -> bool:
+        return archive.history(job.stream).first > job.submitter.tab.journal(job.stream).seq + 1 or archive.history(job.stream).ended
+
+    async def trim(stream: str, length: int) -> None:
+        archive.history(stream).by_hand = True
+        await redis.xtrim(keys.log(keys.DEFAULT_TENANT, stream), maxlen=length, approximate=False)
+
+    rooms = draw.sample(sorted(ground.crowd.rooms), round(len(ground.crowd.rooms) * 0.5 + 0.5))
+    jobs = [one.stream for one in ground.crowd.running if one not in stories]
+    chosen = [*rooms, *draw.sample(jobs, len(jobs) // 3)]
+    until = time.monotonic() + 8
+    while time.monotonic() < until and not all(map(behind, stories)):
+        for stream in chosen:
+            await trim(stream, draw.randrange(8))
+        await asyncio.sleep(0.2)
+    # Who comes back reads while it is trimmed on.
+    for number, peer in enumerate(met):
+        peer.home.set()
+        await trim(chosen[number % len(chosen)], draw.randrange(3))
+    return [*fresh(met), *fresh_listeners(listeners)]
 
 
 # workers
@@ -296,7 +361,7 @@ async def _worker_blocked(ground: Ground, draw: Random) -> list[Wait]:
     job = await peer.submit("blocks", word(seed, 0), seed=seed, block_s=block_s)
     if job is None:
         return []
-    await peer.until(lambda: peer.tab.journal(job.stream).worker or peer.tab.journal(job.stream).final)
+    await peer.until(lambda: peer.tab.journal(job.stream).worker or peer.tab.journal(job.stream).over)
     name = peer.tab.journal(job.stream).worker
     waits = moved([one for one in ground.crowd.running if one.submitter.tab.journal(one.stream).worker == name])
     await asyncio.sleep(block_s)
@@ -372,6 +437,23 @@ async def _web_frozen(ground: Ground, draw: Random) -> list[Wait]:
     return waits
 
 
+# hosts
+
+
+@fault("clocks-jumped", "host")
+async def _clocks(ground: Ground, draw: Random) -> list[Wait]:
+    """the clocks of some web and worker processes jump by an hour, forward or back, and some seconds later to the right time"""
+    clocks = [one.clock for one in (*ground.stack.webs, *ground.stack.workers) if one.clock is not None]
+    met = draw.sample(clocks, draw.randint(1, len(clocks)))
+    for clock in met:
+        clock.set(draw.choice([-1, 1]) * HOUR_MS / 1000)
+    waits = fresh(ground.crowd.peers)
+    await asyncio.sleep(draw.uniform(2, 5))
+    for clock in met:
+        clock.set(0)
+    return [*waits, *fresh(ground.crowd.peers)]
+
+
 # Redis
 
 
@@ -431,4 +513,30 @@ async def _pubsub_killed(ground: Ground, draw: Random) -> list[Wait]:
 async def _scripts_flushed(ground: Ground, draw: Random) -> list[Wait]:
     """SCRIPT FLUSH: Redis knows none of the scripts any more"""
     await ground.redis.execute_command("SCRIPT", "FLUSH")
+    return fresh(ground.crowd.peers)
+
+
+@fault("redis-full", "redis", "end")
+async def _full(ground: Ground, draw: Random) -> list[Wait]:
+    """Redis has no memory left, evicts nothing, and so refuses every write; then it has some again"""
+    await ground.redis.config_set("maxmemory", "1mb")
+    try:
+        await asyncio.sleep(draw.uniform(1, 6))
+    finally:
+        await ground.redis.config_set("maxmemory", 0)
+    return fresh(ground.crowd.peers)
+
+
+@fault("redis-set-back", "redis", "end")
+async def _set_back(ground: Ground, draw: Random) -> list[Wait]:
+    """kill -9 of Redis, and what it wrote down in its last second or two is lost; it comes back without, and streams go on under another
+    epoch"""
+    archive = ground.crowd.archive
+    await archive.read()
+    offset = archive.end
+    await asyncio.sleep(draw.uniform(0.1, 2))
+    ground.stack.redis.kill()
+    await archive.set_back(offset)
+    ground.crowd.set_back()
+    await ground.redis_back()
     return fresh(ground.crowd.peers)

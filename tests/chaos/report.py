@@ -18,6 +18,7 @@ from tests.chaos.judge import KINDS, Violation
 BEGIN, END = "<!-- chaos: begin (written by scripts/chaos) -->", "<!-- chaos: end -->"
 #: Of violations beyond this many only the counts are written.
 _MOST = 500
+_HOUR_S = 3600
 
 
 @dataclass(slots=True)
@@ -72,6 +73,8 @@ class Report:
         self.violations += violations
         for one in violations:
             at_s = one.at_ms / 1000 - self.began_at.timestamp()
+            # The time of an event is its writer's, whose clock may have been an hour off.
+            at_s -= _HOUR_S * round((at_s - self.totals.get("seconds", 0) / 2) / _HOUR_S)
             draws = [draw for draw in self.draws if draw.began_s <= at_s]
             self.rows.setdefault(name := _row_of(draws[-1]) if draws else "none yet", Row(name)).broken[one.kind] += one.count
 

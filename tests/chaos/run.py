@@ -25,6 +25,8 @@ from redis.asyncio import Redis
 from rich.console import Console
 from rich.live import Live
 
+from tests.chaos.archive import Archive
+from tests.chaos.clock import Clock
 from tests.chaos.faults import FAULTS, SETTINGS, Fault, Ground, Wait
 from tests.chaos.load import Crowd
 from tests.chaos.proxy import Proxy
@@ -36,6 +38,8 @@ STALLED_S = 45.0
 #: How long everything may take to end when nothing is drawn any more.
 ENDING_S = 90.0
 _TWO_AT_ONCE = 0.2
+#: Tokens are checked by the wall clock, which jumps by an hour.
+TOKEN_S = 24 * 3600
 #: What all processes said, for whoever looks for a cause.
 OUTPUT = "output.txt"
 
@@ -93,15 +97,17 @@ class Run:
             stack = cleanup.enter_context(Stack(folder, "tests.chaos.speeches:app", **SETTINGS))
             report.redis = " ".join(stack.redis.server[1:])
             report.settings = SETTINGS
+            stack.token_ttl_s = TOKEN_S
             redis_port = int(stack.redis.url.rsplit(":", 1)[1].partition("/")[0])
             network = cleanup.enter_context(Proxy(redis_port))
             stack.env["REDIS_URL"] = f"redis://127.0.0.1:{network.port}/0"
-            await asyncio.to_thread(stack.start, plan.webs, plan.workers)
+            await asyncio.to_thread(self._start, stack, folder)
             doors = [cleanup.enter_context(Proxy(port)) for port in stack.ports]
             redis: Redis[bytes] = Redis.from_url(stack.redis.url)
             crowd = Crowd(
                 [(port, door.port) for port, door in zip(stack.ports, doors, strict=True)],
                 redis,
+                Archive(stack.redis.folder / "redis"),
                 stack.token,
                 seed=plan.seed,
                 clients=plan.clients,
@@ -128,6 +134,14 @@ class Run:
                 output = [*ground.output, *(line for one in (*stack.webs, *stack.workers) for line in one.lines)]
                 report.totals["tracebacks"] = sum("Traceback (most recent" in line for line in output)
                 (folder / OUTPUT).write_text("\n".join(output))
+
+    def _start(self, stack: Stack, folder: Path) -> None:
+        """All processes, each with a clock of its own."""
+        for number in range(self.plan.webs):
+            stack.web(clock=Clock(folder / f"clock-of-web-{number}"))
+        for number in range(self.plan.workers):
+            stack.worker(clock=Clock(folder / f"clock-of-worker-{number}"))
+        stack.start(0, 0)
 
     async def _draw(self, ground: Ground) -> None:
         end = self._began + self.plan.minutes * 60
@@ -201,14 +215,17 @@ async def execute(plan: Plan, report: Report, console: Console, folder: Path) ->
         loop.remove_signal_handler(signal.SIGINT)  # a second one waits for nothing
         run.stop()
 
-    loop.add_signal_handler(signal.SIGINT, interrupt)
+    # A SIGTERM that ended this process at once would leave those that it started behind.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, interrupt)
     watching = asyncio.create_task(_watch(run, report, console))
     try:
         await run.run(folder)
     finally:
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)
-        loop.remove_signal_handler(signal.SIGINT)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
 
 
 async def _watch(run: Run, report: Report, console: Console) -> None:

@@ -53,6 +53,17 @@ async def from_checkpoint(job: JobContext, seed: str, count: int, burst: int, pa
 
 
 @app.job(max_attempts=_FOR_EVER, keep=lambda past: True)
+async def tells(job: JobContext, seed: str, count: int, burst: int, pause_ms: int) -> dict[str, int]:
+    """All in text, and each word an event of its own, with another between: more than the log of a job keeps."""
+    for i in range(job.past.text.count(" "), count):
+        await job.emit(word(seed, i))
+        await job.progress(i)
+        if i % burst == burst - 1:
+            await asyncio.sleep(pause_ms / 1000)
+    return {"count": count}
+
+
+@app.job(max_attempts=_FOR_EVER, keep=lambda past: True)
 async def flood(job: JobContext, seed: str, count: int, bytes: int) -> dict[str, int]:
     """Large pieces, as fast as they are taken."""
     for i in range(len(job.past.deltas), count):

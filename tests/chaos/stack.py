@@ -31,6 +31,7 @@ class Process:
     """One started process; its output is kept, and its ready line waited for."""
 
     def __init__(self, *args: str, env: dict[str, str], clock: Clock | None = None) -> None:
+        self.clock = clock
         if clock is not None:
             env = env | {"CLOCK": str(clock.path)}
         clean = {name: value for name, value in os.environ.items() if not name.startswith("RT_") and name not in ("REDIS_URL", "PORT")}
@@ -98,7 +99,8 @@ class Stack:
     def __init__(self, folder: Path, app: str = "rt.builtin:app", *, proxied: bool = False, **env: str) -> None:
         self.app = app
         self.redis_port = free_port()
-        self.redis = PrivateRedis(folder, port=self.redis_port, aof=True)
+        # Its file is never written anew: an archive may read it.
+        self.redis = PrivateRedis(folder, port=self.redis_port, aof=True, options={"auto-aof-rewrite-percentage": "0"})
         self.network = Proxy(self.redis_port) if proxied else None
         self.env = {"RT_SECRET": SECRET, "RT_HOST": "127.0.0.1", "RT_LEASE_S": "2", "RT_DRAIN_S": "2", **env}
         self.token_ttl_s = 3600

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator
 
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
 #: What ends at all ends within this time after the drain: what was cancelled has its grace, what is stored its last try. With
-#: the default drain of 15 s a process has ended within 25.
-END_S = 9.0
+#: the default drain of 15 s a process has ended after 25. (Measured without a Redis: 7.)
+END_S = 10.0
 
 
 @contextlib.contextmanager
@@ -36,12 +36,14 @@ def heard(stop: Callable[[], None], drain_s: float) -> Iterator[None]:
                 ending = True
                 # It needs neither the loop nor the interpreter, which the job may hold.
                 faulthandler.dump_traceback_later(drain_s + END_S, exit=True)
-            if loops >= 0:
+            if loops < 0:
+                loop.call_soon_threadsafe(_nothing)
+            else:
                 with contextlib.suppress(BlockingIOError):  # so full that the loop wakes anyway
                     os.write(loops, byte)
 
-    # A handler waits for the main thread. But whatever that does, Python writes each signal's number to this descriptor at once;
-    # uvloop, which wakes by it, gets it from here.
+    # A handler waits for the main thread. But whatever that does, Python writes each signal's number to this descriptor at once.
+    # The loop wakes by what comes from here: uvloop has handed its own descriptor over, asyncio's has none.
     loops = signal.set_wakeup_fd(tell.fileno(), warn_on_full_buffer=False)
     for number in _STOPPING:
         signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop))
@@ -57,3 +59,7 @@ def heard(stop: Callable[[], None], drain_s: float) -> Iterator[None]:
         listening.join()
         told.close()
         faulthandler.cancel_dump_traceback_later()
+
+
+def _nothing() -> None:
+    """Run by a loop that is to wake."""

@@ -216,6 +216,10 @@ def test_a_second_one_in_the_same_folder_is_refused_and_told_of_the_first(
 def test_a_url_is_shown_without_its_password() -> None:
     assert without_password("rediss://user:p%40ss@host:6380/1?password=x") == "rediss://host:6380/1"
     assert without_password("unix:///run/redis.sock") == "unix:///run/redis.sock"
+    sentinels = "rediss+sentinel://one:1,two:2/main/0"
+    assert without_password(f"{sentinels.replace('one', 'user:p@one')}?sentinel_password=x") == sentinels
+    for unescaped in "/?#":
+        assert without_password(f"redis://:hunter{unescaped}2@host/0") == "(not a URL)"
     assert without_password("redis://[::1") == without_password("hunter2") == "(not a URL)"
 
 

@@ -459,6 +459,31 @@ def _retry(remote: "Remote", ids: list[str], as_json: bool) -> int:
     return EXIT_FAILED if failed else 0
 
 
+@job.command()
+def forget(
+    job_ids: Annotated[list[str], typer.Argument(metavar="ID...", show_default=False)],
+    url: Url = "",
+    token: Token = "",
+    as_json: AsJson = False,
+) -> int:
+    """Deletes what was kept of failed jobs, input and errors; they are still known as failed. Exit code 1 when one could not be."""
+    from rt.remote import ApiError
+
+    failed = 0
+    with _remote(url, token) as remote:
+        for job_id in job_ids:
+            try:
+                remote.forget(job_id)
+            except ApiError as error:
+                if error.status != 404:  # anything else would be wrong with the next one too
+                    raise
+                failed += 1
+                print(f"error: {visible(job_id)}: {visible(str(error))}", file=sys.stderr, flush=True)
+            else:
+                print(json_line({"forgotten": job_id}) if as_json else visible(job_id), flush=True)
+    return EXIT_FAILED if failed else 0
+
+
 def _input(given: str, fields: list[str]) -> dict[str, Any]:
     """`--input`'s object with the fields laid over it. A `FIELD=TEXT` is a string; the server reads numbers from it where it wants them."""
     from rt.codec import DecodeError, TooDeep, from_json_bytes

@@ -489,7 +489,9 @@ def without_password(url: str) -> str:
         parts = urlsplit(url)
     except ValueError:
         parts = urlsplit("")
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}" if parts.scheme else "(not a URL)"
+    # An @ further behind: what stands before it is of a password with a / ? or # that was not escaped.
+    shown = parts.scheme and "@" not in parts.path + parts.query + parts.fragment
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}" if shown else "(not a URL)"
 
 
 def say(text: str) -> None:

@@ -34,7 +34,7 @@ from rt import keys
 from rt.errors import Unavailable
 from rt.pipeline import Pipeline, Subscriber
 from rt.pipeline import ReplyError as ReplyError
-from rt.sentinel import SCHEME as SENTINEL
+from rt.sentinel import SCHEMES as SENTINEL
 from rt.sentinel import SentinelPool, thread_client
 from rt.settings import BadSettings, Settings
 from rt.telemetry import metrics
@@ -112,8 +112,8 @@ class Store:
         """Raises BadSettings when no URL is set or it names a Cluster."""
         if not settings.redis_url:
             raise BadSettings("REDIS_URL is not set; for a private server in one command use `rt dev`")
-        if not settings.redis_url.startswith(("redis://", "rediss://", "unix://", "memory://", SENTINEL)):
-            raise BadSettings(f"REDIS_URL must begin with redis://, rediss://, unix:// or {SENTINEL}")
+        if not settings.redis_url.startswith(("redis://", "rediss://", "unix://", "memory://", *SENTINEL)):
+            raise BadSettings(f"REDIS_URL must begin with redis://, rediss://, unix://, {' or '.join(SENTINEL)}")
         try:
             return cls(settings.redis_url)
         except ValueError as error:

@@ -78,10 +78,16 @@ class Remote:
         """The job as which a dead letter is run again: the same one however often it is called."""
         return self._call("POST", f"{_path(job_id, _LETTERS)}/retry")
 
+    def forget(self, job_id: str) -> None:
+        """Deletes a dead letter. Where there is none (any more: the answer of a first try may be lost) that is an ApiError with 404."""
+        self._call("DELETE", _path(job_id, _LETTERS))
+
     def _call(
         self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None, params: dict[str, Any] | None = None
     ) -> Any:
-        """The answer's JSON. Sent again when the answer is lost: every call is harmless to repeat, a submission by its key.
+        """The answer's JSON, or None where it has no content.
+
+        Sent again when the answer is lost: every call is harmless to repeat, a submission by its key.
 
         Raises Unreachable, or ApiError with the server's own words.
         """
@@ -129,6 +135,8 @@ class Remote:
 
     def _answer(self, response: httpx2.Response) -> Any:
         self._reached = True
+        if response.status_code == 204:
+            return None
         try:
             body = from_json_bytes(response.content)
         except (DecodeError, TooDeep):

@@ -32,7 +32,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="RT_", extra="ignore", frozen=True, use_attribute_docstrings=True)
 
     redis_url: str = Field("", validation_alias=AliasChoices("RT_REDIS_URL", "REDIS_TLS_URL", "REDIS_URL"))
-    """redis://, rediss://, unix://, redis+sentinel://host,host:port/service/db, or memory:// (fakeredis). Empty: only `rt dev` starts."""
+    """redis://, rediss://, unix://, redis+sentinel:// (see "Deploy"), or memory:// (fakeredis). Empty: only `rt dev` starts."""
 
     host: str = "0.0.0.0"  # noqa: S104 - a Procfile host routes to every interface
     """The interface to listen on."""

@@ -84,6 +84,7 @@ def test_version_and_help_need_no_server_library() -> None:
         (["job", "retry", "1", "--all"], "--all"),
         (["job", "retry", "1", "--job", "echo"], "--all"),
         (["job", "dead", "--limit", "0"], "--limit"),
+        (["job", "forget"], "ID"),
     ],
 )
 def test_a_wrong_argument_or_setting_is_one_clear_line_and_exit_code_2(args: list[str], says: str, run: Run) -> None:
@@ -231,6 +232,9 @@ class FakeServer:
                     return
                 events = isinstance(told, list)
                 self.send_response(200 if events else told[0])
+                if told[0] == 204:
+                    self.end_headers()
+                    return
                 self.send_header("Content-Type", "text/event-stream" if events else "application/json")
                 self.end_headers()
                 for one in told if events else [json.dumps(told[1])]:
@@ -240,7 +244,7 @@ class FakeServer:
                         self.wfile.write(one.encode())
                         self.wfile.flush()
 
-            do_GET = do_POST = answer  # noqa: N815 - the library looks for these names
+            do_GET = do_POST = do_DELETE = answer  # noqa: N815 - the library looks for these names
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}"
@@ -479,6 +483,23 @@ def test_all_that_were_not_yet_run_again_are_and_what_failed_first_comes_first(r
 def test_nothing_to_run_again_is_said(run: Run, server: FakeServer) -> None:
     server.answers = [(200, {"items": [letter("a", retried_as="b")], "next": None})]
     assert run("job", "retry", "--all") == (0, "", "there is no failed job that was not yet run again\n")
+
+
+def test_failed_jobs_are_forgotten(run: Run, server: FakeServer) -> None:
+    server.answers = [(204, None)] * 3
+    assert run("job", "forget", "a/b", "c") == (0, "a/b\nc\n", "")
+    assert run("job", "forget", "d", "--json") == (0, '{"forgotten":"d"}\n', "")
+    assert [one[:2] for one in server.requests] == [("DELETE", f"/v1/dead-letters/{id}") for id in ("a%2Fb", "c", "d")]
+
+
+def test_one_that_is_not_there_is_said_and_the_others_are_forgotten(run: Run, server: FakeServer) -> None:
+    server.answers = [refusal(404, "not_found"), (204, None)]
+    assert run("job", "forget", "a", "b") == (1, "b\n", "error: a: not_found: because of not_found\n")
+
+
+def test_what_keeps_all_of_them_from_being_forgotten_ends_the_command(run: Run, server: FakeServer) -> None:
+    server.answers = [(204, None), refusal(403, "forbidden")]
+    assert run("job", "forget", "a", "b", "c") == (1, "a\n", "error: forbidden: because of forbidden\n")
 
 
 def test_on_a_terminal_running_many_again_shows_how_far_it_is(server: FakeServer) -> None:

@@ -14,11 +14,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
 from rt import dev
 from rt.dev import DevFailed, Home, without_password
 from rt.localredis import find_server
+from rt.tokens import DEFAULT_SCOPES, mint
+from tests.chaos.stack import ROOT
 
 HAS_SERVER = find_server() is not None
 HAS_WEB = all(importlib.util.find_spec(name) for name in ("rt.api.serve", "rt.api.app", "rt.jobs.worker"))
@@ -213,6 +216,10 @@ def test_a_second_one_in_the_same_folder_is_refused_and_told_of_the_first(
 def test_a_url_is_shown_without_its_password() -> None:
     assert without_password("rediss://user:p%40ss@host:6380/1?password=x") == "rediss://host:6380/1"
     assert without_password("unix:///run/redis.sock") == "unix:///run/redis.sock"
+    sentinels = "rediss+sentinel://one:1,two:2/main/0"
+    assert without_password(f"{sentinels.replace('one', 'user:p@one')}?sentinel_password=x") == sentinels
+    for unescaped in "/?#":
+        assert without_password(f"redis://:hunter{unescaped}2@host/0") == "(not a URL)"
     assert without_password("redis://[::1") == without_password("hunter2") == "(not a URL)"
 
 
@@ -380,6 +387,22 @@ def test_without_any_redis_one_process_serves_from_memory_and_says_so_loudly(
     assert dev.run("some:app", "127.0.0.1", 0, serve_here) == 0
     assert (seen["REDIS_URL"], seen["RT_SECRET"], seen["RT_HOST"]) == ("memory://", "s" * 32, "127.0.0.1")
     assert "NOTHING IS KEPT" in capsys.readouterr().out
+
+
+@linux
+def test_a_job_that_heeds_no_cancel_does_not_keep_the_one_process_from_exiting(rt: Callable[..., Command]) -> None:
+    secret = "s" * 32
+    command = rt(
+        "dev", "tests.chaos.jobs:app", "--port", "0", REDIS_URL="memory://", RT_SECRET=secret, RT_DRAIN_S="0", PYTHONPATH=str(ROOT)
+    )
+    command.line("ready worker")
+    headers = {"Authorization": f"Bearer {mint(secret, 'ann', DEFAULT_SCOPES, 60)}"}
+    with httpx2.Client(base_url=command.line("ready http").split()[1], headers=headers, trust_env=False) as http:
+        ids = [http.post("/v1/jobs", json={"job": name, "input": {}}).json()["job_id"] for name in ("deaf", "deaf_thread")]
+        until(lambda: all(http.get(f"/v1/jobs/{id}").json()["status"] == "running" for id in ids))
+    command.ctrl_c()
+    assert command.end() == 0
+    assert "Traceback" not in command.text()
 
 
 def test_the_environment_s_redis_goes_before_a_private_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,6 +33,7 @@ LINES: list[tuple[str, set[str]]] = [
             "rt.redis",
             "rt.tokens",
             "rt.localredis",
+            "rt.signals",
         },
     ),
     ("the way back", {"rt.streams"}),

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import random
-import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from rt.errors import Unavailable
 from rt.jobs.worker import Worker, run_until_stopped
 from rt.redis import Store
 from rt.settings import BadSettings, Settings
+from rt.signals import heard
 from rt.telemetry import get_logger, metrics
 
 log = get_logger("rt.serve")
@@ -148,7 +148,6 @@ def serve_all(app: App, settings: Settings) -> int:
 
 
 async def _serve(server: Server, settings: Settings, worker_type: type[Worker] | None = None, app: App | None = None) -> int:
-    loop = asyncio.get_running_loop()
     store = Store.of(settings)
     try:
         with contextlib.suppress(Unavailable):
@@ -162,20 +161,22 @@ async def _serve(server: Server, settings: Settings, worker_type: type[Worker] |
             if worker:
                 worker.stop()
 
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop)
-        async with asyncio.TaskGroup() as group:
-            if worker:
-                group.create_task(run_until_stopped(worker))
-            serving = group.create_task(server.serve())
-            saying = group.create_task(_say_ready(server, settings))
-            await serving
-            saying.cancel()
-            if worker:
-                worker.stop()
+        with heard(stop, settings.drain_s):
+            async with asyncio.TaskGroup() as group:
+                if worker:
+                    group.create_task(run_until_stopped(worker))
+                serving = group.create_task(server.serve())
+                saying = group.create_task(_say_ready(server, settings))
+                await serving
+                saying.cancel()
+                if worker:
+                    worker.stop()
     finally:
         await store.close()
-    return 0 if server.ready.is_set() and not server.broken else 1
+    exit_code = 0 if server.ready.is_set() and not server.broken else 1
+    if worker:
+        worker.leave_behind(exit_code)
+    return exit_code
 
 
 async def _say_ready(server: Server, settings: Settings) -> None:

@@ -10,7 +10,6 @@ import contextlib
 import inspect
 import os
 import secrets
-import signal
 import socket
 import sys
 import time
@@ -32,6 +31,7 @@ from rt.jobs.queue import JobQueue
 from rt.jobs.runner import STOP_GRACE_S, Claim, Run, Runner
 from rt.redis import Listener, ReplyError, Store, load_script
 from rt.settings import Settings
+from rt.signals import heard
 from rt.streams.log import StreamLog
 from rt.streams.writer import Writer
 from rt.telemetry import get_logger, metrics
@@ -358,6 +358,15 @@ class Worker(ArqWorker):
         await self.store.call("ZADD", keys.WORKERS, now, self.name)
         await self.store.call("ZREMRANGEBYSCORE", keys.WORKERS, "-inf", now - 3_600_000)
 
+    def leave_behind(self, exit_code: int) -> None:
+        """Ends the process here when jobs go on that heeded no cancel: the loop, or the interpreter, would wait for them.
+
+        For its very end: everything of ours is written and closed.
+        """
+        if self.runner.stuck or self.runner.threads.alive:
+            sys.stdout.flush()
+            os._exit(exit_code)
+
     async def close(self) -> None:
         """Nothing: the store is its owner's to close, and `main()` leaves nothing open."""
 
@@ -389,16 +398,11 @@ async def _serve(app: App, settings: Settings) -> int:
         with contextlib.suppress(Unavailable):
             await store.refuse_cluster()
         worker = Worker(app, settings, store)
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, worker.stop)
-        await run_until_stopped(worker)
+        with heard(worker.stop, settings.drain_s):
+            await run_until_stopped(worker)
     finally:
         await store.close()
-    if worker.runner.stuck or worker.runner.threads.alive:
-        # The loop, or the interpreter, would wait for them. Everything of ours is written and closed.
-        sys.stdout.flush()
-        os._exit(0)
+    worker.leave_behind(0)
     return 0
 
 

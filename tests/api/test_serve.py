@@ -1,7 +1,9 @@
 """The life of a web process."""
 
 import asyncio
+import signal
 import uuid
+from collections.abc import Iterator
 
 import pytest
 
@@ -10,6 +12,15 @@ from rt.app import App
 from rt.settings import load_settings
 from rt.streams.tail import Tail
 from tests.conftest import SECRET
+
+
+@pytest.fixture(autouse=True)
+def _keeps_signals() -> Iterator[None]:
+    """A process that has served hears none any more; this one goes on."""
+    known = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in known.items():
+        signal.signal(number, handler)
 
 
 def test_a_web_process_of_which_a_part_broke_ends(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ctypes
 import os
 import threading
 import time
@@ -91,6 +92,20 @@ def deaf_thread(job: JobContext) -> None:
     """Never ends, and looks at nothing: a library that waits for good."""
     job.wait(job.emit("."))
     threading.Event().wait()
+
+
+@app.job(max_attempts=2, keep=lambda past: True)
+async def deadlocks(job: JobContext, text: str) -> dict[str, str]:
+    """Emits one half of the text and blocks its worker's event loop for good, in a library that knows of no signal; then the other."""
+    half = len(text) // 2
+    if job.attempt == 1:
+        await job.emit(text[:half])
+        await job.checkpoint(None)
+        libc, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(64)
+        for _ in range(2):
+            libc.pthread_mutex_lock(mutex)
+    await job.emit(text[len(job.past.text) :])
+    return {"text": text}
 
 
 @app.job(timeout_s=60)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from rt.signals import END_S
 from tests.chaos.client import Client
 from tests.chaos.stack import Stack
 from tests.chaos.test_main_job import check, words
@@ -155,3 +156,31 @@ async def test_a_job_that_heeds_no_cancel_does_not_keep_its_worker_from_exiting(
     await client.until(lambda: 2 in journal.attempts())
     assert [event["data"]["reason"] for event in journal.events if event["type"] == "job.restarted"] == ["deploy"]
     await client.close()
+
+
+async def test_a_worker_whose_event_loop_is_blocked_for_good_ends_in_time_and_its_job_goes_on_elsewhere(stack: Stack) -> None:
+    """No signal reached it, and it held its jobs for as long as nobody killed it."""
+    stack.env["RT_DRAIN_S"] = "0"
+    stack.start(webs=1, workers=1)
+    client = Client(stack.ws(), stack.token())
+    await client.open()
+    journal = await client.submit("deadlocks", text="one half and the other")
+    await client.until(lambda: "job.delta" in journal.types())
+    [blocked] = stack.workers
+    asked_at = time.monotonic()
+    assert await asyncio.to_thread(blocked.terminate, 15) == 1
+    assert time.monotonic() - asked_at < END_S + 2
+    assert any("tests/chaos/jobs.py" in line and "deadlocks" in line for line in blocked.lines), "it says where it was"
+    stack.worker()
+    check(await client.finished(journal), "one half and the other")
+    assert journal.attempts() == [1, 2]
+    await client.close()
+
+
+@pytest.mark.parametrize("command", ["web", "worker"])
+async def test_a_second_signal_at_the_very_end_does_not_change_the_exit_code(stack: Stack, command: str) -> None:
+    """The loop is closed, its handlers are gone: what came then killed a process that had drained well."""
+    stack.app = "tests.chaos.leaving:app"
+    process = stack.web() if command == "web" else stack.worker()
+    await asyncio.to_thread(process.wait_ready)
+    assert await asyncio.to_thread(process.terminate, 10) == 0

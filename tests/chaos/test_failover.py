@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ssl
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,7 +18,7 @@ from rt.cursor import Cursor
 from rt.errors import Unavailable
 from rt.keys import parse_stream
 from rt.localredis import PrivateRedis, die_with_parent, find_server
-from rt.redis import Store
+from rt.redis import Store, load_script
 from rt.settings import load_settings
 from rt.streams.log import StreamLog
 from rt.streams.replay import Gap, place
@@ -28,6 +29,7 @@ from tests.helpers import eventually
 
 ROOM = parse_stream("room:lobby")
 TENANT = keys.DEFAULT_TENANT
+CERTIFICATE = Path(__file__).with_name("localhost.pem")
 
 
 class Replica:
@@ -151,19 +153,20 @@ async def test_a_replica_is_not_taken_for_a_primary_that_it_may_become(tmp_path:
 
 
 @asynccontextmanager
-async def sentinel(folder: Path, primary_port: int) -> AsyncIterator[int]:
-    """The port of a Sentinel that watches the service "main", and calls it down after half a second."""
+async def sentinel(folder: Path, primary_port: int, *more: str) -> AsyncIterator[int]:
+    """The port of a Sentinel that watches the service "main", and calls it down after half a second; `more` lines of its settings."""
     port = free_port()
-    settings = {
+    settings = [
         f"port {port}",
         "bind 127.0.0.1",
         f"dir {folder}",
         f"sentinel monitor main 127.0.0.1 {primary_port} 1",
         "sentinel down-after-milliseconds main 500",
         "sentinel failover-timeout main 2000",
-    }
+        *more,
+    ]
     file = folder / "sentinel.conf"
-    file.write_text("\n".join(sorted(settings)))
+    file.write_text("\n".join(settings))
     server = find_server()
     assert server is not None
     with open(folder / "sentinel.log", "wb") as log:  # noqa: ASYNC230
@@ -209,3 +212,65 @@ async def test_sentinel_fails_over_to_a_lagging_replica(tmp_path: Path) -> None:
                     assert [[gap["reason"] for gap in one.gaps] for one in scene.journals] == [["epoch_changed"]] * 3
                     await scene.finish()
                     await scene.judge(whole=False)
+
+
+async def reached(url: str) -> bool:
+    """Whether both kinds of clients reach the primary that a Sentinel names. Neither raises anything else for one that they do not."""
+    store = Store(url)
+    thread = store.thread_client()
+    script = load_script("streams/stream", "streams/heads")
+    try:
+        return await store.run(script, []) == await asyncio.to_thread(thread.run, script, []) == []
+    except Unavailable:
+        return False
+    finally:
+        await asyncio.to_thread(thread.close)
+        await store.close()
+
+
+async def test_the_servers_and_their_sentinels_have_passwords_of_their_own(tmp_path: Path) -> None:
+    port = free_port()
+    with PrivateRedis(tmp_path, port=port) as primary:
+        await command(primary, "CONFIG", "SET", "requirepass", "the servers'")
+        settings = ('sentinel auth-pass main "the servers\'"', 'requirepass "the Sentinels\'"')
+        async with sentinel(tmp_path, port, *settings) as asked:
+            at = f"127.0.0.1:{asked}/main/0"
+            await eventually(lambda: reached(f"redis+sentinel://:the%20servers%27@{at}?sentinel_password=the%20Sentinels%27"))
+            for wrong in (f"redis+sentinel://:the%20servers%27@{at}", f"redis+sentinel://{at}?sentinel_password=the%20Sentinels%27"):
+                assert not await reached(wrong)
+
+
+@asynccontextmanager
+async def tls(port: int, replaced: tuple[bytes, bytes] = (b"", b"")) -> AsyncIterator[int]:
+    """A port that is `port` with TLS before it; of what comes from there, one word is replaced by another that is as long."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(CERTIFICATE)
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, old: bytes = b"", new: bytes = b"") -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65536):
+                writer.write(data.replace(old, new) if old else data)
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        from_there, to_there = await asyncio.open_connection("127.0.0.1", port)
+        await asyncio.gather(pump(reader, to_there), pump(from_there, writer, *replaced))
+
+    server = await asyncio.start_server(serve, "127.0.0.1", ssl=context)
+    async with server:
+        yield server.sockets[0].getsockname()[1]
+
+
+async def test_tls_is_spoken_to_the_sentinels_and_to_the_servers(tmp_path: Path) -> None:
+    port = free_port()
+    with PrivateRedis(tmp_path, port=port):
+        async with (
+            tls(port) as secure,
+            sentinel(tmp_path, port) as plain,
+            # The Sentinel knows of no TLS, and would name the port before which none stands.
+            tls(plain, (b"%d" % port, b"%d" % secure)) as asked,
+        ):
+            at = f"sentinel://127.0.0.1:{asked}/main/0"
+            await eventually(lambda: reached(f"rediss+{at}?ssl_ca_certs={CERTIFICATE}&ssl_check_hostname=true"))
+            assert not await reached(f"rediss+{at}"), "nobody vouches for it"
+            assert not await reached(f"redis+{at}")

@@ -146,6 +146,20 @@ async def test_a_trimmed_stream_names_exactly_what_is_gone(weathered: Stack) -> 
         assert [event["seq"] for event in missed.events[5:]] == list(range(first, missed.seq + 1))
 
 
+async def test_a_deleted_log_that_was_trimmed_since_names_exactly_what_is_gone(weathered: Stack) -> None:
+    """Whatever was deleted, the room would keep it no more."""
+    async with room(weathered) as one:
+        away, missed, _ = await cut_behind(one)
+        await one.redis.delete(log_of(one.stream))
+        await one.write(250)
+        await away.reopen()
+        await one.caught_up()
+        [gap] = missed.gaps
+        first = int((await one.redis.xrange(log_of(one.stream), count=1))[0][0].split(b"-")[0])
+        assert (gap["reason"], gap["from"], gap["to"]) == ("trimmed", 6, first - 1)
+        assert [event["seq"] for event in missed.events[5:]] == list(range(first, missed.seq + 1))
+
+
 async def test_a_stream_trimmed_by_hand_names_exactly_what_is_gone(weathered: Stack) -> None:
     async with room(weathered) as one:
         away, missed, top = await cut_behind(one)

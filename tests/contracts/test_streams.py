@@ -202,6 +202,57 @@ async def test_trimming_by_length_writes_down_the_first_event_kept(store: Store,
     assert place(Cursor(page.head.epoch, page.head.first - 1), page.head).gap is None
 
 
+async def test_what_vanished_is_trimmed_once_the_stream_would_keep_it_no_more(store: Store, settings: Settings) -> None:
+    """The reason tells an operator whether something was lost that should still be there."""
+    streams = StreamLog(store, settings.model_copy(update={"room_length": 50}))
+
+    async def publish(count: int) -> None:
+        for i in range(count):
+            await streams.publish(TENANT, ROOM, event(str(i)))
+
+    async def gaps(*cursors: int) -> list[Gap | None]:
+        head = (await streams.read(TENANT, str(ROOM), 0)).head
+        return [place(Cursor(head.epoch, cursor), head).gap for cursor in cursors]
+
+    await publish(30)
+    await store.call("DEL", keys.log(TENANT, str(ROOM)))
+    assert await gaps(10, 30) == [Gap("expired", 11, 30), None]
+    await publish(50)
+    assert await gaps(10, 30) == [Gap("expired", 11, 30), None], "of fifty all are there"
+    await publish(1)
+    first = (await streams.read(TENANT, str(ROOM), 0)).head.first
+    assert first in (31, 32)  # a real server drops whole nodes
+    assert await gaps(10, first - 1) == [Gap("trimmed", 11, first - 1), None]
+    await publish(219)
+    first = (await streams.read(TENANT, str(ROOM), 0)).head.first
+    assert 130 < first <= 251
+    assert await gaps(10, first - 1) == [Gap("trimmed", 11, first - 1), None]
+    await store.call("DEL", keys.log(TENANT, str(ROOM)))
+    assert await gaps(10, 299, 300) == [Gap("expired", 11, 300), Gap("expired", 300, 300), None]
+    await publish(1)
+    assert await gaps(10, 299, 300) == [Gap("expired", 11, 300), Gap("expired", 300, 300), None]
+
+
+async def test_what_vanished_of_a_job_is_trimmed_once_its_stream_would_keep_it_no_more(store: Store, settings: Settings) -> None:
+    """Of a job a hundred events and more go at a time."""
+    streams = StreamLog(store, settings.model_copy(update={"job_length": 50}))
+    await own(store, JOB)
+
+    async def reason(number: int, count: int) -> tuple[str, int | None, int | None]:
+        await streams.append([batch(number, *map(str, range(count)))])
+        head = (await streams.read(TENANT, JOB, 0)).head
+        gap = place(Cursor(head.epoch, 10), head).gap
+        assert gap
+        return gap.reason, gap.first, gap.last
+
+    await streams.append([batch(1, *map(str, range(30)))])
+    await store.call("DEL", keys.log(TENANT, JOB))
+    assert await reason(2, 149) == ("expired", 11, 30)
+    assert await reason(3, 1) == ("trimmed", 11, 130)
+    await store.call("DEL", keys.log(TENANT, JOB))
+    assert await reason(4, 149) == ("expired", 11, 180)
+
+
 async def later(store: Store) -> int:
     """A time by Redis's clock, in ms, that is after everything that was written before it."""
     began = await store.now_ms()

@@ -71,11 +71,15 @@ def _told(client: Client) -> list[int]:
 
 
 class _Traveller:
-    """A client as the protocol page wants it: publishes, follows a job, and comes back when it is told to, at the other server."""
+    """A client as the protocol page wants it: publishes, follows jobs, and comes back when it is told to, at the other server.
+
+    One that is hasty leaves as soon as it is told to, with commands under way, and sends those again that it has no answer to.
+    """
 
     def __init__(self, stack: Stack, number: int) -> None:
-        self.stack, self.web = stack, number % 2
+        self.stack, self.web, self.hasty = stack, number % 2, number % 4 >= 2
         self.client = Client(stack.ws(self.web), stack.token(f"user{number}"))
+        self.moves = 0
         self.codes: list[int | None] = []
         self.published: list[str] = []
         self.number = number
@@ -87,32 +91,53 @@ class _Traveller:
         await client.ask("subscribe", stream=ROOM, cursor="0")
         async with asyncio.TaskGroup() as group:
             coming_back = group.create_task(self._come_back())
-            publishing = group.create_task(self._publish(end))
+            publishing = group.create_task(self._publish_until(end))
             while not end.is_set():
-                journal = await client.submit("paced", text=self.text, delay_ms=5)
-                check(await client.finished(journal, 30), self.text)
+                await self._submit(self.text, delay_ms=5)
             await publishing
             coming_back.cancel()
 
     async def _come_back(self) -> None:
         client = self.client
         while True:
-            await client.until(lambda: client.close_code is not None, 120)
-            self.codes.append(client.close_code)
+            await client.until(lambda: client.close_code is not None or (self.hasty and len(_told(client)) > self.moves), 120)
+            under_way = await self._leave() if client.close_code is None else []
+            self.moves += 1
+            if not under_way:
+                self.codes.append(client.close_code)
             told = _told(client)
-            assert len(told) == len(self.codes), "closed without having been told when to come back"
+            assert len(told) == self.moves, "closed without having been told when to come back"
             await asyncio.sleep(told[-1] / 1000)
             self.web = 1 - self.web
             client.url = self.stack.ws(self.web)
             assert (await client.reopen())["resumed"] is True
+            await asyncio.gather(*under_way)
 
-    async def _publish(self, end: asyncio.Event) -> None:
+    async def _leave(self) -> list[asyncio.Task[None]]:
+        """Cuts the connection while commands are under way: of some it has the answer, some were done and the answer is lost."""
+        under_way = []
+        for turn in range(10):
+            under_way.append(asyncio.create_task(self._publish(f"{self.number} leaving {self.moves} {turn}")))
+            under_way.append(asyncio.create_task(self._submit("ab", delay_ms=1)))
+        await self.client.until(lambda: under_way[0].done() or self.client.close_code is not None)
+        await self.client.cut()
+        return under_way
+
+    async def _publish_until(self, end: asyncio.Event) -> None:
+        turn = 0
         while not end.is_set():
-            word = f"{self.number} {len(self.published)}"
-            answer = await self.client.ask("publish", stream=ROOM, data=word)
-            assert answer["type"] == "reply", answer
-            self.published.append(word)
+            await self._publish(f"{self.number} {turn}")
+            turn += 1
             await asyncio.sleep(0.05)
+
+    async def _publish(self, word: str) -> None:
+        answer = await self.client.ask("publish", stream=ROOM, data=word)
+        assert answer["type"] == "reply", answer
+        self.published.append(word)
+
+    async def _submit(self, text: str, delay_ms: int) -> None:
+        journal = await self.client.submit("paced", text=text, delay_ms=delay_ms)
+        check(await self.client.finished(journal, 30), text)
 
 
 async def test_a_rolling_restart_under_load_loses_nothing_and_is_no_error_to_anybody(stack: Stack) -> None:
@@ -134,10 +159,15 @@ async def test_a_rolling_restart_under_load_loses_nothing_and_is_no_error_to_any
         client = one.client
         await client.until(lambda client=client: len(client.journal(ROOM).events) >= len(published))  # type: ignore[misc]
         assert sorted(event["data"]["data"] for event in client.journal(ROOM).events) == published
+        own = client.journal(f"session:{client.session}")
+        asked = [event["data"]["request_id"] for event in own.events if event["type"] == "job.created"]
+        assert len(asked) == len(set(asked)), "a submission that was sent again made another job"
         assert client.faults() == []
         assert [journal.gaps for journal in client.journals.values() if journal.gaps] == []
         assert [frame for frame in client.control if frame["type"] == "error"] == []
-        assert set(one.codes) == {4000}
+        assert one.moves > 0
+        assert set(one.codes) <= {4000}
+        assert one.hasty or len(one.codes) == one.moves
         await client.close()
     assert stack.tracebacks() == []
 

@@ -36,10 +36,10 @@ def _peak(pid: int) -> Iterator[Callable[[], int]]:
 
 
 class _Neighbour:
-    """Measures how long its own events take through the same server, for as long as its block lasts."""
+    """Measures how long its own events take through its server, for as long as its block lasts."""
 
-    def __init__(self, client: Client) -> None:
-        self.client = client
+    def __init__(self, client: Client, room: str) -> None:
+        self.client, self.room = client, room
 
     async def __aenter__(self) -> "_Neighbour":
         self.began = time.monotonic()
@@ -56,7 +56,7 @@ class _Neighbour:
         return statistics.median(took for at, took in self.took if at < self.began + within_s)
 
     async def _measure(self) -> None:
-        journal = self.client.journal("room:neighbour")
+        journal = self.client.journal(self.room)
         while True:
             known, began = len(journal.events), time.monotonic()
             await self.client.send({"type": "publish", "id": f"{began}", "stream": journal.stream, "data": "!"})
@@ -80,11 +80,12 @@ async def test_clients_that_stop_reading_cost_little_slow_nobody_and_miss_nothin
     stack.env |= {"RT_SEND_TIMEOUT_S": str(SEND_TIMEOUT_S), "RT_JOB_LENGTH": "100000"}
     stack.start(webs=2, workers=1)
     pid = stack.webs[0].popen.pid
-    sender, reader, neighbour = (Client(stack.ws(web), stack.token("alice")) for web in (1, 0, 0))
-    await asyncio.gather(sender.open(), reader.open(), neighbour.open())
-    await neighbour.ask("subscribe", stream="room:neighbour", cursor="0")
+    sender, reader, neighbour, elsewhere = (Client(stack.ws(web), stack.token("alice")) for web in (1, 0, 0, 1))
+    await asyncio.gather(sender.open(), reader.open(), neighbour.open(), elsewhere.open())
+    probe, control = _Neighbour(neighbour, "room:neighbour"), _Neighbour(elsewhere, "room:elsewhere")
+    for one in (probe, control):
+        await one.client.ask("subscribe", stream=one.room, cursor="0")
     slow = [await RawSocket.open(stack.ws(0), receive_buffer=4096) for _ in range(SLOW)]
-    probe = _Neighbour(neighbour)
 
     async def flood(room: str, due: int, followers: list[RawSocket]) -> str:
         """So many events, which are due to a client that reads as well. Returns their stream."""
@@ -106,10 +107,10 @@ async def test_clients_that_stop_reading_cost_little_slow_nobody_and_miss_nothin
     calm_s = probe.median_s(SEND_TIMEOUT_S)
     async with stack.http() as http:
         with _peak(pid) as gained:
-            async with probe:
+            async with probe, control:
                 stream = await flood("room:stormy", DUE_BYTES // size, slow)
             # None of the slow ones can have been given up before.
-            stormy_s = probe.median_s(SEND_TIMEOUT_S)
+            stormy_s, elsewhere_s = probe.median_s(SEND_TIMEOUT_S), control.median_s(SEND_TIMEOUT_S)
 
             async def given_up() -> bool:
                 return await _metric(http, 'rt_disconnects_total{code="4002"}') == SLOW
@@ -117,8 +118,9 @@ async def test_clients_that_stop_reading_cost_little_slow_nobody_and_miss_nothin
             await eventually(given_up, within_s=SEND_TIMEOUT_S + 5)
             assert gained() < SLOW * (BOUND_BYTES + size)
         await eventually(lambda: _only(http, 2))
-    # A machine that others use moves it as well; a server that waited for anybody would by the whole deadline.
-    assert stormy_s < 5 * calm_s + 0.02
+    # A machine that others use moves it as well, but then at the other server too; a server that waited for anybody would
+    # by the whole deadline.
+    assert stormy_s < 5 * max(calm_s, elsewhere_s) + 0.02
     assert max(took for _, took in probe.took) < SEND_TIMEOUT_S / 2
     due = [event["seq"] for event in reader.journal(stream).events]
     one = slow[0]
@@ -138,7 +140,7 @@ async def test_clients_that_stop_reading_cost_little_slow_nobody_and_miss_nothin
     await back.close()
     for one in slow:
         one.cut()
-    await asyncio.gather(sender.close(), reader.close(), neighbour.close())
+    await asyncio.gather(sender.close(), reader.close(), neighbour.close(), elsewhere.close())
 
 
 async def _only(http: Any, count: int) -> bool:

@@ -129,6 +129,22 @@ async def test_a_dead_holder_lets_go_after_its_hold(commands: Commands, monkeypa
     assert second.count == 1
 
 
+@pytest.mark.parametrize("error", [None, Refused("unavailable", "later")], ids=["answers", "breaks"])
+async def test_who_comes_back_after_its_hold_has_lapsed_ends_nothing_of_the_next_one_s(
+    commands: Commands, store: Store, error: Refused | None
+) -> None:
+    first, second, third = Effect("first", error, held=True), Effect("second"), Effect("third")
+    late = asyncio.create_task(commands.once(TENANT, RECORD, "h", first))
+    await eventually(lambda: first.count)
+    await store.call("DEL", RECORD)  # its process stood still for longer than its hold
+    assert await commands.once(TENANT, RECORD, "h", second) == "second"
+    first.go.set()
+    await asyncio.wait({late})
+    assert late.exception() is error
+    assert await commands.once(TENANT, RECORD, "h", third) == "second"
+    assert third.count == 0
+
+
 async def test_a_living_holder_keeps_its_hold_however_long_it_takes(commands: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(commands_module, "HOLD_S", 0.2)
     slow, repeat = Effect("slow", held=True), Effect("repeat")

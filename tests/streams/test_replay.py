@@ -1,5 +1,6 @@
 """The two comparisons on which every recovery rests."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -68,6 +69,19 @@ def test_an_older_epoch_counts_as_far_as_it_reached() -> None:
 def test_an_older_epoch_may_have_been_trimmed_too() -> None:
     head = Head("bb", 9, 4, 4, (Cursor("aa", 5),))
     assert place(Cursor("aa", 1), head) == Place(3, Gap("trimmed", 2, 3), moved=True)
+
+
+@pytest.mark.parametrize(
+    "cursor",
+    [START, Cursor("bb", 1), Cursor("bb", 10), Cursor("aa", 1), Cursor("aa", 6), Cursor("zz", 2)],
+    ids=["from the start", "trimmed", "above the top", "trimmed before the epoch", "above an older epoch's", "of no known epoch"],
+)
+def test_what_is_known_of_lost_events_comes_with_whatever_gap(cursor: Cursor) -> None:
+    head = Head("bb", 9, 4, 4, (Cursor("aa", 5),), {"seq": 3, "data": {"status": "running"}})
+    found = place(cursor, head)
+    assert found.seq == 3
+    assert found.gap is not None
+    assert found.gap.snapshot == head.snapshot
 
 
 @given(st.builds(Cursor, EPOCHS, st.integers(0, 35)), heads())

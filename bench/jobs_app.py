@@ -11,8 +11,10 @@ app = App()
 
 
 async def source(n: int, gap_ms: float) -> AsyncIterator[int]:
+    """One is due every `gap_ms` from the start on, however long the last one took."""
+    began = time.perf_counter()
     for i in range(n):
-        await asyncio.sleep(gap_ms / 1000)
+        await asyncio.sleep(max(0, began + i * gap_ms / 1000 - time.perf_counter()))
         yield i
 
 

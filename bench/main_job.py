@@ -16,7 +16,7 @@ def tokens(name: str, *, samples: int = 40, idle: int = 0) -> Sample:
     system = SYSTEMS[name]
     with Stage() as stage:
         start(stage, system)
-        got = stage.client("tokens", system.adapter, samples=samples, idle=idle)
+        got = stage.client("tokens", system.adapter, {"samples": samples, "idle": idle})
     return Sample(lists={key: got[key] for key in ("first_ms", "last_ms")}, faults=faults(got))
 
 
@@ -34,7 +34,7 @@ def load(name: str, **options: float) -> Sample:
     system = SYSTEMS[name]
     with Stage() as stage:
         running = start(stage, system)
-        got = stage.client("load", system.adapter, watch=running.pids, **options)
+        got = stage.client("load", system.adapter, options, watch=running.pids)
     events = max(1, got["events"])
     values = {
         "events_s": got["events"] / got["s"],

@@ -11,7 +11,7 @@ def posts(name: str) -> Sample:
     system = SYSTEMS[name]
     with Stage() as stage:
         running = start(stage, system, worker=False)
-        got = stage.client("post", system.adapter, watch=running.pids)
+        got = stage.client("post", system.adapter, {}, watch=running.pids)
         queued = int(stage.redis.zcard("arq:queue"))
     if not got["requests"]:
         raise BenchFailed(f"{name} accepted nothing")

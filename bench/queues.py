@@ -1,9 +1,8 @@
 """The queues' rows: enqueue to a job's first line, no-op jobs a second, and how long a killed worker's job waits."""
 
-import signal
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from bench.house import PEERS, QUEUES
@@ -58,13 +57,16 @@ def needs(name: str) -> tuple[str, ...]:
     return QUEUE_SYSTEMS[name].needs
 
 
-def to_start(name: str, *, samples: int = 40) -> Sample:
-    """Milliseconds from the call that enqueues to the job's first line, 50 to 150 ms apart, on an idle worker."""
+def to_start(name: str, *, samples: int = 40, busy: int = 0) -> Sample:
+    """Milliseconds from the call that enqueues to the job's first line, 50 to 150 ms apart, on a worker that runs `busy` other jobs."""
     queue = QUEUE_SYSTEMS[name]
     with Stage() as stage:
-        stage.start(f"{name}.worker", queue.worker)
+        stage.start(f"{name}.worker", queue.worker, {queue.concurrency: str(busy + 100)} if busy else {})
+        if busy:
+            drive(stage, queue, "hold", busy)
+            wait_for(lambda: len(marks(stage)) == busy, f"{name} did not start {busy} jobs")
         sent = times(drive(stage, queue, "samples", samples))
-        wait_for(lambda: len(marks(stage)) >= len(sent), f"{name} did not run all jobs")
+        wait_for(lambda: len(marks(stage)) >= len(sent) + busy, f"{name} did not run all jobs")
         started = marks(stage)
     began = {id: took for id, took in sent.items() if "-" not in id}
     first = {id: [at for mark, at in started if mark == id] for id in began}
@@ -92,24 +94,25 @@ def rate(name: str) -> Sample:
     )
 
 
-def restart(name: str) -> Sample:
-    """Seconds from a worker's kill -9 to the first line of its job on another one; five at a time, for it is all waiting."""
-    with ThreadPoolExecutor(5) as pool:
-        return Sample(lists={"restart_s": list(pool.map(lambda k: _restart(name, k), range(5)))})
-
-
-def _restart(name: str, number: int) -> float:
+def restart(name: str, *, times: int = 5) -> Sample:
+    """Seconds from a worker's kill -9 to the first line of its job on another one; all at once, for it is nothing but waiting."""
     queue = QUEUE_SYSTEMS[name]
-    with Stage() as stage:
-        first = stage.start(f"{name}.{number}.first", queue.worker)
-        drive(stage, queue, "hold", 1)
-        wait_for(lambda: len(marks(stage)) == 1, f"{name} did not start the job")
-        stage.start(f"{name}.{number}.second", queue.worker)
-        time.sleep(3)  # the second one waits as idle workers do
-        killed = time.time_ns()
-        first.signal(signal.SIGKILL)
-        wait_for(lambda: len(marks(stage)) == 2, f"{name} did not start the job again within {_RESTART_S:g} s", within_s=_RESTART_S)
-        return (marks(stage)[1][1] - killed) / 1e9
+    with ExitStack() as stack:
+        stages = [stack.enter_context(Stage()) for _ in range(times)]
+        first = [stage.start(f"{name}.{k}.first", queue.worker) for k, stage in enumerate(stages)]
+        for stage in stages:
+            drive(stage, queue, "hold", 1)
+        wait_for(lambda: all(len(marks(stage)) == 1 for stage in stages), f"{name} did not start every job")
+        for k, stage in enumerate(stages):
+            stage.start(f"{name}.{k}.second", queue.worker)
+        time.sleep(3)  # the second ones wait as idle workers do
+        killed = []
+        for worker in first:
+            killed.append(time.time_ns())
+            worker.kill()
+        again = f"{name} did not start every job again within {_RESTART_S:g} s"
+        wait_for(lambda: all(len(marks(stage)) == 2 for stage in stages), again, within_s=_RESTART_S)
+        return Sample(lists={"restart_s": [(marks(stage)[1][1] - at) / 1e9 for stage, at in zip(stages, killed, strict=True)]})
 
 
 def drive(stage: Stage, queue: Queue, what: str, count: int) -> str:

@@ -44,7 +44,7 @@ class Row:
     metrics: tuple[Metric, ...]
     measure: Callable[[str], Sample]
     needs: Callable[[str], tuple[str, ...]]
-    #: Repeats that measure for minutes, and go on beside each other: all of them in one.
+    #: It takes minutes of waiting, and makes its repeats by itself, beside each other.
     slow: bool = False
 
 
@@ -120,6 +120,8 @@ def run_row(
             except Exception as error:  # a system that does not work is a result, too
                 sample = Sample(error=f"{type(error).__name__}: {error}"[-500:])
             samples.append(sample)
-            shown = "  ".join(f"{metric.title} {values[-1]:,.{metric.digits}f}" for metric in row.metrics if (values := result.values(name, metric)))
-            progress(f"{row.name} {repeat + 1}/{repeats} {name}: {sample.broken or shown} ({time.monotonic() - began:.0f} s)")
+            found = [(one, result.values(name, one)) for one in row.metrics]
+            shown = "  ".join(f"{one.title} {values[-1]:,.{one.digits}f}" for one, values in found if values)
+            took_s = time.monotonic() - began
+            progress(f"{row.name} {repeat + 1}/{repeats} {name}: {sample.broken or shown} ({took_s:.0f} s)")
     return result

@@ -180,15 +180,16 @@ class Stage:
         self,
         mode: str,
         adapter: str,
+        options: Mapping[str, float | str],
         *,
         answer: Callable[[str], None] | None = None,
         watch: Mapping[str, int] | None = None,
-        **options: float | str,
+        moment: Callable[[], None] | None = None,
     ) -> dict[str, Any]:
         """Runs the load client and returns what it measured.
 
-        `answer` does what the client asks for. With `watch` (name: pid) `cpu_s` has the CPU seconds of each between the client's
-        "start" and "stop".
+        `answer` does what the client asks for; `moment` is called at its "start" and its "stop". With `watch` (name: pid)
+        `cpu_s` has the CPU seconds of each between the two.
         """
         argv = ["node", "--max-old-space-size=4096", str(BENCH / "client" / "load.js"), mode, adapter, f"port={self.web_port}"]
         argv += [f"{name}={value}" for name, value in options.items()]
@@ -214,6 +215,8 @@ class Stage:
                     what, _, text = line.strip().partition(" ")
                     if what in ("start", "stop"):
                         at[what] = {name: cpu_s(pid) for name, pid in (watch or {}).items()}
+                        if moment:
+                            moment()
                     elif what == "ask" and answer:
                         answer(text)
                         process.stdin.write("\n")

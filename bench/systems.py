@@ -95,8 +95,10 @@ class Running:
     processes: dict[str, Any] = field(default_factory=dict)
 
 
-def start(stage: Stage, system: System, *, worker: bool = True) -> Running:
-    """Starts web and worker, and waits for both; `pids` has Redis too."""
+def start(stage: Stage, system: System, *, worker: bool = True, retention: int = 0) -> Running:
+    """Starts web and worker, and waits for both; `pids` has Redis too. Our sessions keep `retention` events if that is more than usual."""
+    if retention > 1000:
+        stage.env["RT_SESSION_LENGTH"] = str(retention)
     running = Running({"redis": stage.redis_pid})
     for role, command in {"worker": system.worker if worker else None, "web": system.web}.items():
         if command:

@@ -85,7 +85,9 @@ function rtFrame(c, e) {
     else c.ready();
   } else if (e.type === 'subscribed') {
     c.epochs[e.stream] = e.epoch;
-    if (e.id === 'join') { c.at[e.stream] = e.seq; c.ready(); }
+    if (e.id) c.at[e.stream] = e.seq; // asked for from now on
+    if (e.id === 'join') c.ready();
+    else if (e.id) c.subscribed();
   } else if (e.type === 'gap') c.faults.lost += e.to ? e.to - e.from + 1 : 1;
   else if (e.type === 'ping') c.send('{"type":"pong"}');
   else if (e.type === 'error') { console.error('error frame: ' + J(e)); c.faults.lost++; }

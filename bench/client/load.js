@@ -63,6 +63,16 @@ async function openAll(n, atOnce = 100, joins = false) {
   return conns;
 }
 
+// Every client is given `n` events before anything is measured.
+async function history(conns, n) {
+  let left = conns.length * n, resolve;
+  const all = new Promise(r => { resolve = r; });
+  for (const c of conns) c.token = () => { if (!--left) resolve(); };
+  await ask(JSON.stringify({ rooms: conns.map(c => c.room), n }));
+  await all;
+  conns.forEach(c => c.idle());
+}
+
 const modes = {
   // One job at a time on one connection, 50 to 150 ms apart; `idle` other clients are just connected.
   async tokens() {
@@ -77,7 +87,7 @@ const modes = {
 
   // Every client keeps one job in flight. With gap=MS the worker paces and stamps its events, and their age is sampled.
   async load() {
-    const conns = await openAll(num('clients', 50)), n = num('events', 100), gap = num('gap', 0), age_ms = [], first_ms = [];
+    const clients = num('clients', 50), conns = (await openAll(clients + num('idle', 0))).slice(0, clients), n = num('events', 100), gap = num('gap', 0), age_ms = [], first_ms = [];
     let events = 0, stop = false;
     const onToken = (i, ts) => {
       events++;
@@ -108,10 +118,33 @@ const modes = {
     end({});
   },
 
+  // As `idle`, each connection following `streams` rooms of its own (rt alone).
+  async follow() {
+    const conns = await openAll(num('clients', 100)), n = num('streams', 0);
+    for (const c of conns) {
+      let left = n;
+      const all = new Promise(r => { c.subscribed = () => { if (!--left) r(); }; });
+      for (let k = 0; k < n; k++) c.send(JSON.stringify({ type: 'subscribe', id: `f${k}`, stream: `room:${c.session}-${k}` }));
+      if (n) await all;
+    }
+    await ask('open');
+    end({});
+  },
+
+  // `clients` sessions are made, one connection each, and left (rt alone).
+  async visit() {
+    for (let left = num('clients', 1000); left > 0; left -= 100) {
+      const conns = await openAll(Math.min(100, left), 100);
+      await Promise.all(conns.map(c => new Promise(r => { c.ws.on('close', r); c.ws.close(1000); })));
+    }
+    end({});
+  },
+
   // All are cut off; the harness has events published to each meanwhile; all come back at once.
   async resume() {
     const n = num('clients', 500), per = num('events', 100), conns = await openAll(n);
     for (const c of conns) await c.run(`first-${c.session}`, 2); // gives everybody a position
+    if (num('history', 0)) await history(conns, num('history', 0));
     await sleep(1500); // a second for acknowledgements
     const journals = conns.map(() => new Journal(per));
     let left = n * per, lastAt = 0;
@@ -126,7 +159,7 @@ const modes = {
     for (let quiet = 0, before = left; left && now() < limit && quiet < 60; before = left) { await sleep(50); quiet = left === before ? quiet + 1 : 0; }
     await sleep(300); // for what comes twice
     journals.forEach(j => faults.add(j));
-    end({ open_ms, all_ms: lastAt - began, refused, recovered: conns.filter(c => c.recovered).length });
+    end({ open_ms, all_ms: lastAt ? lastAt - began : null, refused, recovered: conns.filter(c => c.recovered).length });
   },
 
   // One publish; until the last member has it.

@@ -12,8 +12,9 @@ import uvloop
 
 async def run(store: Any, job: dict[str, Any]) -> None:
     gap_s = (job.get("gap") or 0) / 1000
+    began = time.perf_counter()
     for i in range(job["n"]):
-        await asyncio.sleep(gap_s)
+        await asyncio.sleep(gap_s and max(0, began + i * gap_s - time.perf_counter()))
         event = {"t": "token", "session": job["session"], "job": job["id"], "i": i, "d": f"word-{i}"}
         await store.publish("events", json.dumps(event | ({"ts": time.time() * 1000} if gap_s else {})))
 

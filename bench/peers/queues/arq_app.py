@@ -1,6 +1,8 @@
 """arq: its client (also with our worker) and its own worker.
 
-python -m bench.peers.queues.arq_app worker | samples N | fill N | hold N      with ARQ_POLL_S and MAX_JOBS where they are not arq's defaults
+python -m bench.peers.queues.arq_app worker | samples N | fill N | hold N
+
+ARQ_POLL_S and MAX_JOBS change arq's defaults.
 """
 
 import asyncio

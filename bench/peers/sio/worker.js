@@ -9,8 +9,9 @@ const sleep = ms => new Promise(r => setTimeout(r, ms));
 const tick = () => new Promise(setImmediate);
 const worker = new Worker('jobs', async job => {
   const { room, id, n, gap } = job.data;
+  const began = performance.now();
   for (let i = 0; i < n; i++) {
-    await (gap ? sleep(gap) : tick());
+    await (gap ? sleep(began + i * gap - performance.now()) : tick());
     emit(room, 'token', { job: id, i, d: 'word-' + i, ...(gap ? { ts: performance.timeOrigin + performance.now() } : {}) });
   }
 }, { connection, concurrency: +process.env.MAX_JOBS });

@@ -304,6 +304,45 @@ def _test_event(remote: "Remote") -> "Check":
     return Check("test event", "fail", f"no worker ran the echo job within {_ECHO_S:g} s", "start `rt worker` with the web's REDIS_URL")
 
 
+@cli.command()
+def bench(
+    clients: Annotated[int, typer.Option(min=1, help="Under load, each with one job in flight.")] = 20,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Length of the load.")] = 5.0,
+    samples: Annotated[int, typer.Option(min=1, help="Jobs of the one client that is alone.")] = 30,
+    url: Annotated[
+        str, typer.Option("--url", envvar="RT_URL", help="Default: a running `rt dev`'s, else a private one for this run.")
+    ] = "",
+    token: Token = "",
+    as_json: AsJson = False,
+) -> int:
+    """Measures a deployment by its built-in job echo, and checks every event. Exit code 1 when one was lost, repeated or out of order."""
+    import asyncio
+
+    from rt.bench import measure, private
+    from rt.dev import Home
+
+    def say(text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    home = Home.find()
+    with contextlib.ExitStack() as stack:
+        pid = None
+        if url or (home and home.running()):
+            with _remote(url, token) as remote:
+                url, token = remote.url, remote.token
+        else:
+            say("no server is named and no `rt dev` runs here: a private one is measured")
+            here = stack.enter_context(private())
+            url, token, pid = here.url, here.token, here.pid
+        figures = asyncio.run(measure(url, token, clients=clients, seconds=seconds, samples=samples, pid=pid, say=say))
+    if as_json:
+        print(json_line(figures.public()))
+    else:
+        for name, value in figures.public().items():
+            print(f"{name:14} {'–' if value is None else value}")
+    return EXIT_FAILED if figures.faults.any else 0
+
+
 # Jobs
 
 

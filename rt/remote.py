@@ -37,7 +37,7 @@ class Remote:
 
     def __init__(self, url: str, token: str) -> None:
         self.url = url.rstrip("/")
-        self._has_token = bool(token)
+        self.token = token
         self._reached = False
         self._http = httpx2.Client(
             base_url=self.url,
@@ -148,7 +148,7 @@ class Remote:
         lines = [f"{body['code']}: {body.get('detail') or body.get('title', '')}"]
         for one in body.get("details") or []:
             lines.append(f"  {'.'.join(map(str, one.get('loc', [])))}: {one.get('msg', '')}")
-        if body["code"] == "unauthorized" and not self._has_token:
+        if body["code"] == "unauthorized" and not self.token:
             lines.append("  no token was sent: give --token, RT_TOKEN or RT_SECRET, or call this where `rt dev` has run")
         raise ApiError("\n".join(lines), response.status_code, str(body["code"]))
 

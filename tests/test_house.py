@@ -40,7 +40,7 @@ LINES: list[tuple[str, set[str]]] = [
     ("work", {"rt.jobs", "rt.app"}),
     ("one life each", {"rt.actors"}),
     ("the roof", {"rt.api"}),
-    ("front doors", {"rt.cli", "rt.remote", "rt.screen", "rt.dev", "rt.doctor", "rt.builtin", "rt.client"}),
+    ("front doors", {"rt.cli", "rt.remote", "rt.screen", "rt.dev", "rt.doctor", "rt.bench", "rt.builtin", "rt.client"}),
 ]
 
 #: Who may know a library. A name stands for its whole package.
@@ -51,7 +51,7 @@ LIBRARIES: dict[str, set[str]] = {
     "fastapi": {"rt.api"},
     "starlette": {"rt.api"},
     "uvicorn": {"rt.api"},
-    "websockets": {"rt.api", "rt.client"},
+    "websockets": {"rt.api", "rt.bench", "rt.client"},
     "ormsgpack": {"rt.codec"},
     "pydantic_core": {"rt.codec"},
     "json": {"rt.codec"},

@@ -39,15 +39,19 @@ def test_ctrl_c_ends_everything_that_was_started(tmp_path: Path) -> None:
         START, cwd=ROOT, env=environment(tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     ) as bench:
         log = tmp_path / "logs" / "rt.worker.log"
-        until = time.monotonic() + 30
+        until = time.monotonic() + 60
         while not (log.exists() and "ready" in log.read_text()):
             assert time.monotonic() < until
             time.sleep(0.05)
         children = children_of(bench.pid)
         assert len(children) >= 2  # Redis and the worker
         bench.send_signal(signal.SIGINT)
-        assert bench.wait(15) == 130
-    assert not [pid for pid in children if Path(f"/proc/{pid}").exists()]
+        assert bench.wait(30) == 130
+    # One that was being started in that instant is ended by the system, with its parent, and a moment later.
+    until = time.monotonic() + 10
+    while running := [pid for pid in children if Path(f"/proc/{pid}").exists()]:
+        assert time.monotonic() < until, running
+        time.sleep(0.05)
 
 
 def children_of(pid: int) -> list[int]:

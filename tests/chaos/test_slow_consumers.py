@@ -83,8 +83,8 @@ async def test_clients_that_stop_reading_cost_little_slow_nobody_and_miss_nothin
     sender, reader, neighbour, elsewhere = (Client(stack.ws(web), stack.token("alice")) for web in (1, 0, 0, 1))
     await asyncio.gather(sender.open(), reader.open(), neighbour.open(), elsewhere.open())
     probe, control = _Neighbour(neighbour, "room:neighbour"), _Neighbour(elsewhere, "room:elsewhere")
-    for one in (probe, control):
-        await one.client.ask("subscribe", stream=one.room, cursor="0")
+    for each in (probe, control):
+        await each.client.ask("subscribe", stream=each.room, cursor="0")
     slow = [await RawSocket.open(stack.ws(0), receive_buffer=4096) for _ in range(SLOW)]
 
     async def flood(room: str, due: int, followers: list[RawSocket]) -> str:

@@ -95,12 +95,14 @@ def deaf_thread(job: JobContext) -> None:
 
 
 @app.job(max_attempts=2, keep=lambda past: True)
-async def deadlocks(job: JobContext, text: str) -> dict[str, str]:
-    """Emits one half of the text and blocks its worker's event loop for good, in a library that knows of no signal; then the other."""
+async def deadlocks(job: JobContext, text: str, begun: str) -> dict[str, str]:
+    """Emits one half of the text, puts a file at the path `begun` and blocks its worker's event loop for good, in a library that
+    knows of no signal; its next attempt emits the other half."""
     half = len(text) // 2
     if job.attempt == 1:
         await job.emit(text[:half])
         await job.checkpoint(None)
+        Path(begun).touch()  # noqa: ASYNC240
         libc, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(64)
         for _ in range(2):
             libc.pthread_mutex_lock(mutex)

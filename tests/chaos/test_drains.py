@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -188,14 +189,16 @@ async def test_a_job_that_heeds_no_cancel_does_not_keep_its_worker_from_exiting(
     await client.close()
 
 
-async def test_a_worker_whose_event_loop_is_blocked_for_good_ends_in_time_and_its_job_goes_on_elsewhere(stack: Stack) -> None:
+async def test_a_worker_whose_event_loop_is_blocked_for_good_ends_in_time_and_its_job_goes_on_elsewhere(
+    stack: Stack, tmp_path: Path
+) -> None:
     """No signal reached it, and it held its jobs for as long as nobody killed it."""
     stack.env["RT_DRAIN_S"] = "0"
     stack.start(webs=1, workers=1)
     client = Client(stack.ws(), stack.token())
     await client.open()
-    journal = await client.submit("deadlocks", text="one half and the other")
-    await client.until(lambda: "job.delta" in journal.types())
+    journal = await client.submit("deadlocks", text="one half and the other", begun=str(tmp_path / "begun"))
+    await eventually((tmp_path / "begun").exists)
     [blocked] = stack.workers
     asked_at = time.monotonic()
     assert await asyncio.to_thread(blocked.terminate, 15) == 1

@@ -1,6 +1,7 @@
 """What every test may ask for: a store (fakeredis and a real server in turn), and the parts that stand on it."""
 
 import os
+import signal
 import uuid
 from collections.abc import AsyncIterator, Iterator
 
@@ -13,6 +14,10 @@ from rt.settings import Settings, load_settings
 from rt.streams.log import StreamLog
 
 SECRET = "a secret of the tests that is long enough to sign"
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell's background job ignores Ctrl-C, and so would every process that the tests start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

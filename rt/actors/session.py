@@ -509,11 +509,15 @@ class Session:
         read_from = follow.read_from
         if follow.epoch == "":
             placed = place(follow.start, head)
+            gap = placed.gap
+            if follow.start == START and head.past:
+                # Nobody remembers that this session followed it, and its client may have had events that Redis has lost since.
+                gap = Gap("epoch_changed", snapshot=head.snapshot)
             follow.epoch, follow.sent = head.epoch, placed.seq
-            frame = {"type": "subscribed", "stream": stream, "epoch": head.epoch, "seq": head.top, "recovered": placed.gap is None}
+            frame = {"type": "subscribed", "stream": stream, "epoch": head.epoch, "seq": head.top, "recovered": gap is None}
             yield Send(frame)
-            if placed.gap:
-                yield Send(placed.gap.frame(stream, head.epoch))
+            if gap:
+                yield Send(gap.frame(stream, head.epoch))
             follow.pinged = head.top
             yield Store({f"c:{stream}": follow.stored()})
         elif follow.epoch != head.epoch or head.top < follow.sent or head.first > follow.sent + 1:

@@ -530,6 +530,20 @@ def test_a_job_that_began_before_what_is_kept_begins_with_its_gap() -> None:
     assert seqs(effects) == [8, 9]
 
 
+def test_a_job_that_is_announced_again_after_redis_lost_some_of_it_says_that_what_was_there_counts_no_more() -> None:
+    """Redis has lost that the session was done with it: its client may hold events that were written anew under other words."""
+    driven = Driven()
+    driven.open()
+    driven.news(OWN, "o", [created(OWN, 1)])
+    driven.watch()
+    frames = sent(driven.page(JOB, head("k2", 2, past="k1:1"), [entry(JOB, 1), ended(2)]))
+    assert [(one["type"], one.get("reason"), one.get("recovered")) for one in frames] == [
+        ("subscribed", None, False),
+        ("gap", "epoch_changed", None),
+    ]
+    assert seqs(driven.effects)[-2:] == [1, 2]
+
+
 def test_a_job_is_watched_no_more_after_its_end_and_followed_until_that_is_acknowledged() -> None:
     it = with_job(2)
     effects = it.news(JOB, "j", [entry(JOB, 3), ended(4)])

@@ -72,8 +72,7 @@ local function claim(id)
     redis.call('HSET', meta, 'started', ms(now), 'deadline', deadline)
     redis.call('ZADD', 'rt:deadlines:' .. queue, ms(deadline + 5000), tenant .. ' ' .. id)
   end
-  redis.call('SET', lock, attempt .. ':' .. token, 'PX', lease)
-  redis.call('ZADD', leases, ms(now + lease), id)
+  job_hold(queue, id, attempt .. ':' .. token, lease)
   redis.call('ZADD', queue, parked, id)
   tell(id, payload, tenant, meta)
 end
@@ -85,8 +84,7 @@ local function tell_again()
     local _, meta = job_keys(tenant, id)
     local fence, payload = redis.call('HGET', meta, 'fence'), redis.call('GET', 'arq:job:' .. id)
     if fence and payload and string.match(fence, ':(.*)$') == token then
-      redis.call('SET', 'arq:in-progress:' .. id, fence, 'PX', lease)
-      redis.call('ZADD', leases, ms(now + lease), id)
+      job_hold(queue, id, fence, lease)
       tell(id, payload, tenant, meta)
     end
   end

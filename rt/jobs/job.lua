@@ -44,6 +44,12 @@ local function leases_spared()
   return redis.call('EXISTS', 'rt:grace') == 1
 end
 
+-- The lease of an attempt, and the lock that arq's workers look at, from now on.
+local function job_hold(queue, id, fence, lease_ms)
+  redis.call('SET', 'arq:in-progress:' .. id, fence, 'PX', lease_ms)
+  redis.call('ZADD', 'rt:leases:' .. queue, string.format('%.0f', now_ms() + lease_ms), id)
+end
+
 local ended = { completed = true, failed = true, cancelled = true }
 
 -- Whether a payload is a plain arq client's: ours begin with the tenant.

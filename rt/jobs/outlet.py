@@ -122,6 +122,10 @@ class Outlet:
 
     # from here on nothing waits
 
+    @property
+    def _pending(self) -> bool:
+        return bool(self._texts or self._events) or self._progress is not None
+
     def _take(self) -> list[bytes]:
         self._seal_texts()
         self._seal_progress()
@@ -144,7 +148,7 @@ class Outlet:
         if checkpoint:
             batch = self._board(checkpoint)  # what is said from here on is none of it
             self._flight = self._writer.append(lambda: batch)
-        elif self._texts or self._events or self._progress is not None:
+        elif self._pending:
             self._flight = self._writer.append(self._board)
         else:
             return
@@ -165,7 +169,7 @@ class Outlet:
             self._on_refused(said)
         else:
             self.answered = self._number if said is not None else self.answered
-            if self._texts or self._events or self._progress is not None:
+            if self._pending:
                 self._soon()
         self._landed.set()
 

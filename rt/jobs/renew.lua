@@ -2,7 +2,6 @@
 -- KEYS: queue. ARGV: lease_ms, then id, tenant, fence of each. Returns for each 'ok', 'lost' or 'cancel <by>'.
 -- A lapsed lease that nobody took is taken again: Redis may have been away longer than the lease.
 local queue, lease, out = KEYS[1], tonumber(ARGV[1]), {}
-local until_ms = string.format('%.0f', now_ms() + lease)
 for i = 2, #ARGV, 3 do
   local id, tenant, fence = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   local _, meta = job_keys(tenant, id)
@@ -10,8 +9,7 @@ for i = 2, #ARGV, 3 do
   if m[1] ~= fence then
     out[#out + 1] = 'lost'
   else
-    redis.call('SET', 'arq:in-progress:' .. id, fence, 'PX', lease)
-    redis.call('ZADD', 'rt:leases:' .. queue, until_ms, id)
+    job_hold(queue, id, fence, lease)
     if not m[2] and redis.call('ZSCORE', 'arq:abort', id) then
       redis.call('HSET', meta, 'cancel', 'arq')
       m[2] = 'arq'

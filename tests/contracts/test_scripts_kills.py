@@ -91,7 +91,7 @@ class Process:
 
 
 async def lapse_all(store: Store, settings: Settings) -> None:
-    """Ten seconds later, as far as leases, delays and the janitor's patience go."""
+    """Ten seconds later, as far as leases and delays go."""
     for key in await store.call("KEYS", "arq:in-progress:*"):
         await store.call("DEL", key)
     for key in (keys.leases(settings.queue), settings.queue):

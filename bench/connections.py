@@ -3,6 +3,8 @@
 import json
 import time
 import urllib.request
+from collections.abc import Mapping
+from typing import Any
 
 from bench.house import PEERS
 from bench.main_job import faults, needs
@@ -16,20 +18,25 @@ _PUBLISH = {
 }
 
 
-def idle(name: str, *, clients: int = 5000) -> Sample:
-    """KiB of the web process per connection that has said one thing, heard one, and is open."""
+def weigh(name: str, mode: str, options: Mapping[str, int]) -> tuple[int, dict[str, Any]]:
+    """Bytes that the web process gains while the load client's connections are open, and what that client says."""
     system = SYSTEMS[name]
-    sizes: list[int] = []
     with Stage() as stage:
-        running = start(stage, system, worker=False)
-        sizes.append(rss_bytes(running.pids["web"]))
+        web = start(stage, system, worker=False).pids["web"]
+        sizes = [rss_bytes(web)]
 
         def look(_: str) -> None:
             time.sleep(1)  # what opening them left behind
-            sizes.append(rss_bytes(running.pids["web"]))
+            sizes.append(rss_bytes(web))
 
-        got = stage.client("idle", system.adapter, {"clients": clients}, answer=look)
-    return Sample({"kib": (sizes[1] - sizes[0]) / clients / 1024}, faults=faults(got))
+        got = stage.client(mode, system.adapter, options, answer=look)
+    return sizes[1] - sizes[0], got
+
+
+def idle(name: str, *, clients: int = 5000) -> Sample:
+    """KiB of the web process per connection that has said one thing, heard one, and is open."""
+    gained, got = weigh(name, "idle", {"clients": clients})
+    return Sample({"kib": gained / clients / 1024}, faults=faults(got))
 
 
 def room(name: str, *, clients: int = 5000) -> Sample:

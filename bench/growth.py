@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from bench import connections, fit, main_job, queues
-from bench.rows import Sample, percentile
-from bench.stage import BenchFailed, Command, Stage, python, rss_bytes
+from bench.rows import Sample
+from bench.stage import BenchFailed, Command, Stage, python
 from bench.systems import SYSTEMS, start
+from rt.bench import percentile
 
 _RT = SYSTEMS["rt"]
 _REST_S = 10.0
@@ -116,16 +117,9 @@ def _claim(busy: int) -> float:
 
 
 def _web_mib(mode: str, **options: int) -> float:
-    with Stage() as stage:
-        web = start(stage, _RT, worker=False).pids["web"]
-        sizes = [rss_bytes(web)]
-
-        def look(_: str) -> None:
-            time.sleep(1)
-            sizes.append(rss_bytes(web))
-
-        stage.client(mode, _RT.adapter, options, answer=look)
-    return (sizes[1] - sizes[0]) / 2**20
+    gained, got = connections.weigh("rt", mode, options)
+    whole(Sample(faults=main_job.faults(got)))
+    return gained / 2**20
 
 
 def _append_us(length: int) -> float:

@@ -2,9 +2,11 @@
 
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
+
+from rt.bench import percentile
 
 FAULTS = ("lost", "repeated", "disordered")
 
@@ -86,12 +88,6 @@ class Result:
         """None where there is no number, or it is not to be trusted."""
         values = self.values(system, metric)
         return statistics.median(values) if values and not self.broken(system) else None
-
-
-def percentile(values: Sequence[float], quantile: float) -> float:
-    """The nearest rank; raises IndexError for no values."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(quantile * len(ordered)))]
 
 
 def run_row(

@@ -25,12 +25,12 @@ from typing import Any, Self
 import redis as sync_redis
 
 from bench.house import BENCH, HOME, MODULES, ROOT
+from rt.bench import own_cpu_s
 from rt.localredis import PrivateRedis, die_with_parent
 from rt.tokens import DEFAULT_SCOPES, mint
 
 SERVER_CORE, CLIENT_CORE = 0, 1
 PINNED = hasattr(os, "sched_setaffinity") and {SERVER_CORE, CLIENT_CORE} <= os.sched_getaffinity(0)
-_TICKS = os.sysconf("SC_CLK_TCK")
 _READY_S = 30.0
 _DRIVER_S = 120.0
 
@@ -214,7 +214,7 @@ class Stage:
                 for line in process.stdout:
                     what, _, text = line.strip().partition(" ")
                     if what in ("start", "stop"):
-                        at[what] = {name: cpu_s(pid) for name, pid in (watch or {}).items()}
+                        at[what] = {name: own_cpu_s(pid) for name, pid in (watch or {}).items()}
                         if moment:
                             moment()
                     elif what == "ask" and answer:
@@ -229,12 +229,6 @@ class Stage:
                 raise BenchFailed(f"the load client failed ({mode} {adapter}): {log.read_text(errors='replace')[-600:]}")
             finally:
                 process.kill()
-
-
-def cpu_s(pid: int) -> float:
-    """User and system seconds of a process so far, from /proc (Linux)."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
 def rss_bytes(pid: int) -> int:

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,7 @@ class Figures:
 
     def public(self) -> dict[str, Any]:
         """For `--json` and the table: percentiles instead of samples."""
-        times = {f"{name}_p{q}": round(_percentile(getattr(self, name), q), 2) for name in ("first_ms", "last_ms") for q in (50, 99)}
+        times = {f"{name}_p{q}": round(percentile(getattr(self, name), q / 100), 2) for name in ("first_ms", "last_ms") for q in (50, 99)}
         cpu = None if self.cpu_s_per_10k is None else round(self.cpu_s_per_10k, 3)
         rate = round(self.events_per_s)
         return {"url": self.url, "clients": self.clients, **times, "events_per_s": rate, "cpu_s_per_10k": cpu, **asdict(self.faults)}
@@ -270,14 +270,20 @@ def cpu_s(pid: int | None) -> float | None:
     if pid is None:
         return None
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        own = own_cpu_s(pid)
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     except OSError:
         return None
-    own = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
     return own + sum(cpu_s(int(child)) or 0.0 for child in children)
 
 
-def _percentile(values: list[float], q: int) -> float:
+def own_cpu_s(pid: int) -> float:
+    """User and system seconds of one process so far, from /proc. Raises OSError where there is none."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def percentile(values: Sequence[float], quantile: float) -> float:
+    """The nearest rank; raises IndexError for no values."""
     ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, q * len(ordered) // 100)]
+    return ordered[min(len(ordered) - 1, int(quantile * len(ordered)))]

@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 from bench.house import missing
 from bench.report import row_table
-from bench.rows import Metric, Result, Row, Sample, percentile, run_row
+from bench.rows import Metric, Result, Row, Sample, run_row
+from rt.bench import percentile
 
 SPEED = Metric("speed", "speed", 0)
 LATE = Metric("took_ms.p50", "p50", 1)

@@ -91,6 +91,14 @@ async def cut_behind(room: Room, events: int = 5) -> tuple[Client, Journal, int]
     return client, journal, await room.write(20)
 
 
+async def told_what_was_trimmed(room: Room, missed: Journal) -> None:
+    """To one who had five events: a gap up to the first that the log has, and all from there on."""
+    [gap] = missed.gaps
+    first = int((await room.redis.xrange(log_of(room.stream), count=1))[0][0].split(b"-")[0])
+    assert (gap["reason"], gap["from"], gap["to"]) == ("trimmed", 6, first - 1)
+    assert [event["seq"] for event in missed.events[5:]] == list(range(first, missed.seq + 1))
+
+
 async def test_a_deleted_log_is_a_gap_to_who_was_away_and_nothing_to_who_was_there(weathered: Stack) -> None:
     async with room(weathered) as one:
         away, missed, top = await cut_behind(one)
@@ -140,10 +148,7 @@ async def test_a_trimmed_stream_names_exactly_what_is_gone(weathered: Stack) -> 
         await one.write(250)
         await away.reopen()
         await one.caught_up()
-        [gap] = missed.gaps
-        first = int((await one.redis.xrange(log_of(one.stream), count=1))[0][0].split(b"-")[0])
-        assert (gap["reason"], gap["from"], gap["to"]) == ("trimmed", 6, first - 1)
-        assert [event["seq"] for event in missed.events[5:]] == list(range(first, missed.seq + 1))
+        await told_what_was_trimmed(one, missed)
 
 
 async def test_a_deleted_log_that_was_trimmed_since_names_exactly_what_is_gone(weathered: Stack) -> None:
@@ -154,10 +159,7 @@ async def test_a_deleted_log_that_was_trimmed_since_names_exactly_what_is_gone(w
         await one.write(250)
         await away.reopen()
         await one.caught_up()
-        [gap] = missed.gaps
-        first = int((await one.redis.xrange(log_of(one.stream), count=1))[0][0].split(b"-")[0])
-        assert (gap["reason"], gap["from"], gap["to"]) == ("trimmed", 6, first - 1)
-        assert [event["seq"] for event in missed.events[5:]] == list(range(first, missed.seq + 1))
+        await told_what_was_trimmed(one, missed)
 
 
 async def test_a_stream_trimmed_by_hand_names_exactly_what_is_gone(weathered: Stack) -> None:

@@ -49,7 +49,7 @@ from rt.errors import Refused
 from rt.events import created_job, is_final, seq_of
 from rt.keys import parse_stream
 from rt.streams.log import Page
-from rt.streams.replay import Gap, Head, join, place
+from rt.streams.replay import Gap, Head, Place, join, place, unsure
 from rt.streams.tail import Live
 from rt.tokens import LEEWAY_S, Claims
 
@@ -96,6 +96,10 @@ class Follow:
     claimed: int = 0
     #: How far the session has ever acknowledged it: a job that was announced up to here is followed already, or done with.
     settled: int = 0
+    #: Up to where the client may have been given events before, under an epoch that counts no more.
+    renewed: int = 0
+    #: A job that the client may have events of, though neither it nor the session says so.
+    doubted: bool = False
     pinged: int = 0
 
     @property
@@ -132,6 +136,8 @@ class Session:
         self._left: dict[str, None] = {}
         #: What `connect` said of streams: a job may be found to be followed only later.
         self._given: dict[str, Cursor] = {}
+        #: Whether it said anything: a client that keeps no cursors has what it acknowledged.
+        self._exact = False
         self._wanted: dict[str, None] = {}
         self._reads = 0
         self._tickets = 0
@@ -355,6 +361,7 @@ class Session:
         self._expire(now, opened.expires_in_s)
         self._ping_at = now + self._config.heartbeat_s
         self._given = opened.given if stored.resumed else {}
+        self._exact = bool(self._given)
         own, user = keys.session_stream(self.id), keys.user_stream(self.claims.subject)
         streams: dict[str, Any] = {}
         after: list[Effect] = []
@@ -363,6 +370,8 @@ class Session:
             known = stored.cursors.get(stream)
             acked = place(known.cursor if known else START, head)
             placed = place(self._given[stream], head) if stream in self._given else acked
+            if self._may_hold(stream):
+                placed = unsure(placed, head)
             streams[stream] = {"epoch": head.epoch, "seq": head.top, "recovered": placed.gap is None}
             if placed.gap:
                 after.append(Send(placed.gap.frame(stream, head.epoch)))
@@ -374,6 +383,7 @@ class Session:
             follow.claimed = placed.seq
             # A new session's first position in its user's stream is what others have acknowledged.
             follow.settled = acked.seq if stored.resumed and acked.gap is None else 0
+            follow.renewed = _renewed(placed.gap, head)
             if stream.startswith("job:") and placed.seq > 0:
                 follow.seen = placed.seq - 1
             elif acked.seq < placed.seq:
@@ -395,6 +405,10 @@ class Session:
         yield Send(frame)
         yield Store(fields)
         yield from after
+
+    def _may_hold(self, stream: str) -> bool:
+        """Whether the client may have more of a job than it acknowledged, though it says what it has: of one that has ended it does not."""
+        return self._exact and stream not in self._given and stream.startswith("job:")
 
     def _expire(self, now: float, expires_in_s: float) -> None:
         self._expires_at = now + expires_in_s + LEEWAY_S
@@ -423,6 +437,7 @@ class Session:
                 follow.epoch, follow.sent, follow.final = head.epoch, placed.seq, None
                 follow.seen = seen if seen < placed.seq else None
                 follow.acked = min(follow.acked, placed.seq) if gap is None else placed.seq
+            follow.renewed = max(follow.renewed, _renewed(gap, head))
             if stream.startswith("job:") and placed.seq > 0:
                 follow.seen = placed.seq - 1  # whether that is its end
             follow.ticket = 0  # a read that is under way answers another question
@@ -436,8 +451,11 @@ class Session:
             self._want(stream)
         yield from self._watch(stream, follow)
 
-    def _follow_job(self, stream: str, origin: tuple[str, int] | None) -> Iterator[Effect]:
-        """Begins to follow a job that was announced, or submitted here; says so once its first page is read."""
+    def _follow_job(self, stream: str, origin: tuple[str, int] | None, *, again: bool = False) -> Iterator[Effect]:
+        """Begins to follow a job that was announced (`again`: maybe not for the first time), or submitted here.
+
+        Says so once its first page is read.
+        """
         follow = self.follows.get(stream)
         if follow is not None:
             if origin is not None and follow.origin is None:
@@ -461,7 +479,8 @@ class Session:
         if len(self.follows) >= MAX_FOLLOWED:
             yield Send(too_many(stream).frame())
             return
-        follow = self.follows[stream] = Follow("", 0, 0, 0, origin, start=self._given.pop(stream, START))
+        doubted = again and self._may_hold(stream)
+        follow = self.follows[stream] = Follow("", 0, 0, 0, origin, start=self._given.pop(stream, START), doubted=doubted)
         follow.sent = follow.start.seq
         if follow.sent > 0:
             follow.seen = follow.sent - 1
@@ -509,10 +528,9 @@ class Session:
         read_from = follow.read_from
         if follow.epoch == "":
             placed = place(follow.start, head)
+            if follow.doubted and head.past:
+                placed = unsure(Place(placed.seq, moved=True), head)
             gap = placed.gap
-            if follow.start == START and head.past:
-                # Nobody remembers that this session followed it, and its client may have had events that Redis has lost since.
-                gap = Gap("epoch_changed", snapshot=head.snapshot)
             follow.epoch, follow.sent = head.epoch, placed.seq
             frame = {"type": "subscribed", "stream": stream, "epoch": head.epoch, "seq": head.top, "recovered": gap is None}
             yield Send(frame)
@@ -543,7 +561,7 @@ class Session:
         follow.epoch, follow.sent, follow.top = head.epoch, placed.seq, max(head.top, ahead)
         if placed.gap and placed.gap.first is None:
             follow.settled = follow.claimed = 0
-            follow.seen = None
+            follow.seen, follow.renewed = None, head.top
         # What was acknowledged under the old epoch says nothing about the new one's numbers, unless nothing was lost.
         follow.acked = min(follow.acked, placed.seq) if placed.moved or (placed.gap and placed.gap.first) else placed.seq
         follow.pinged = head.top
@@ -559,7 +577,7 @@ class Session:
                 if stream.startswith("job:"):
                     follow.final = seq if is_final(raw) else follow.final
                 elif job := created_job(raw):
-                    yield from self._follow_job(keys.job_stream(job), (stream, seq))
+                    yield from self._follow_job(keys.job_stream(job), (stream, seq), again=True)
                 continue
             if seq > expected:
                 # Entries were taken out of the middle of the log by hand: said, and never asked for again.
@@ -603,7 +621,7 @@ class Session:
             return
         for seq, raw in enumerate(events, first):
             if job := created_job(raw):
-                yield from self._follow_job(keys.job_stream(job), (stream, seq))
+                yield from self._follow_job(keys.job_stream(job), (stream, seq), again=seq <= follow.renewed)
 
     def _want(self, stream: str) -> None:
         self._wanted[stream] = None
@@ -655,6 +673,10 @@ class Session:
     def _close(self, code: int, reason: str) -> Iterator[Effect]:
         self.closed = True
         yield Close(code, reason)
+
+
+def _renewed(gap: Gap | None, head: Head) -> int:
+    return head.top if gap is not None and gap.first is None else 0
 
 
 def too_many(stream: str) -> Refused:

@@ -78,6 +78,15 @@ def place(cursor: Cursor, head: Head) -> Place:
     return Place(head.first - 1, Gap("epoch_changed", snapshot=head.snapshot))
 
 
+def unsure(placed: Place, head: Head) -> Place:
+    """`placed`, for a reader that may have more than it acknowledged, and does not say so.
+
+    Under a later epoch that may be what Redis lost, and the numbers were used again: as this cannot be ruled out, the reader
+    is told to begin anew.
+    """
+    return Place(head.first - 1, Gap("epoch_changed", snapshot=head.snapshot)) if placed.moved else placed
+
+
 def _place(seq: int, head: Head, *, moved: bool) -> Place:
     if seq >= head.first - 1:
         return Place(seq, None, moved)

@@ -530,18 +530,56 @@ def test_a_job_that_began_before_what_is_kept_begins_with_its_gap() -> None:
     assert seqs(effects) == [8, 9]
 
 
-def test_a_job_that_is_announced_again_after_redis_lost_some_of_it_says_that_what_was_there_counts_no_more() -> None:
-    """Redis has lost that the session was done with it: its client may hold events that were written anew under other words."""
-    driven = Driven()
-    driven.open()
-    driven.news(OWN, "o", [created(OWN, 1)])
-    driven.watch()
-    frames = sent(driven.page(JOB, head("k2", 2, past="k1:1"), [entry(JOB, 1), ended(2)]))
-    assert [(one["type"], one.get("reason"), one.get("recovered")) for one in frames] == [
-        ("subscribed", None, False),
-        ("gap", "epoch_changed", None),
-    ]
-    assert seqs(driven.effects)[-2:] == [1, 2]
+BEGUN_ANEW = [("subscribed", None, False), ("gap", "epoch_changed", None)]
+
+
+def outline(effects: Iterable[m.Effect]) -> list[tuple[Any, Any, Any]]:
+    return [(one["type"], one.get("reason"), one.get("recovered")) for one in sent(effects)]
+
+
+def test_a_job_that_ended_for_the_client_and_that_redis_was_set_back_to_the_middle_of_begins_anew() -> None:
+    """Its client names no cursor of what has ended, and holds more than it is stored to have acknowledged."""
+    it = Driven()
+    frames = sent(
+        it.open({JOB: head("k2", 4, past="k1:3"), OWN: head("o", 1)}, known={JOB: f"k1:2 {OWN} 1", OWN: "o:1"}, given={OWN: "o:1"})
+    )
+    assert frames[0]["streams"][JOB] == {"epoch": "k2", "seq": 4, "recovered": False}
+    assert frames[1] == {"type": "gap", "stream": JOB, "epoch": "k2", "reason": "epoch_changed"}
+    assert it.read(JOB).after == 0
+
+
+def test_a_client_that_names_no_cursor_at_all_has_what_it_acknowledged() -> None:
+    it = Driven()
+    frames = sent(it.open({JOB: head("k2", 4, past="k1:3"), OWN: head("o", 1)}, known={JOB: f"k1:2 {OWN} 1", OWN: "o:1"}))
+    assert frames[0]["streams"][JOB]["recovered"] is True
+    assert len(frames) == 1
+
+
+def test_a_job_whose_announcement_the_client_has_begins_anew_where_redis_lost_some_of_it() -> None:
+    """Redis has lost that the session followed it, or was done with it."""
+    it = Driven()
+    it.open({OWN: head("o", 1)}, known={OWN: "o:0"}, given={OWN: "o:1"}, watch=False)
+    it.feed(m.Watched(OWN))
+    it.watch(it.page(OWN, head("o", 1), [created(OWN, 1)]))
+    effects = it.page(JOB, head("k2", 2, past="k1:1"), [entry(JOB, 1), ended(2)])
+    assert (outline(effects), seqs(effects)) == (BEGUN_ANEW, [1, 2])
+
+
+def test_so_does_one_that_is_announced_by_a_stream_that_begins_anew_itself() -> None:
+    it = Driven()
+    it.open({OWN: head("o2", 2, past="o:1")}, known={OWN: "o:0"}, given={OWN: "o:2"}, watch=False)
+    it.feed(m.Watched(OWN))
+    it.watch(it.page(OWN, head("o2", 2, past="o:1"), [created(OWN, 1), entry(OWN, 2)]))
+    effects = it.page(JOB, head("k2", 2, past="k1:1"), [entry(JOB, 1), ended(2)])
+    assert (outline(effects), seqs(effects)) == (BEGUN_ANEW, [1, 2])
+
+
+def test_a_job_that_the_client_hears_of_for_the_first_time_begins_without_a_gap_whatever_redis_went_through() -> None:
+    it = Driven()
+    it.open(given={OWN: "o:0"})
+    it.watch(it.news(OWN, "o", [created(OWN, 1)]))
+    effects = it.page(JOB, head("k2", 2, past="k1:1"), [entry(JOB, 1), ended(2)])
+    assert (outline(effects), seqs(effects)) == ([("subscribed", None, True)], [1, 2])
 
 
 def test_a_job_is_watched_no_more_after_its_end_and_followed_until_that_is_acknowledged() -> None:

@@ -94,6 +94,8 @@ class Place:
     owes_gap: bool = False
     #: What comes first may be anything up to here: the client is followed anew and drops what it has.
     repeats_to: int | None = None
+    #: The client said at `connect` what it has, and nothing of this job: of one that has ended it says nothing.
+    unsaid: bool = False
 
 
 @dataclass
@@ -572,6 +574,7 @@ class Wire(RuleBasedStateMachine):
             assert name not in self.finished, f"{name} was done with and is followed again"
             start = self.given.get(name, self.base[name])
             self.stand(name, start, one["epoch"], one["recovered"])
+            self.places[name].unsaid = self.is_unsaid(name)
         self.rooms = {name for name in frame["streams"] if name.startswith("room:")}
 
     def stand(self, name: str, cursor: Cursor, epoch: str, recovered: bool) -> None:
@@ -602,6 +605,7 @@ class Wire(RuleBasedStateMachine):
             else:
                 self.stand(name, Cursor(epoch, 0), epoch, True)
                 self.places[name].owes_gap = not recovered
+            self.places[name].unsaid = self.is_unsaid(name)
         else:
             assert not place.owes_gap
             if recovered:
@@ -611,15 +615,18 @@ class Wire(RuleBasedStateMachine):
             else:
                 place.owes_gap = True
 
+    def is_unsaid(self, name: str) -> bool:
+        return bool(self.given) and name not in self.given and name.startswith("job:")
+
     def client_gets_gap(self, frame: dict[str, Any]) -> None:
         name, log = frame["stream"], self.logs[frame["stream"]]
         place = self.places[name]
         place.owes_gap = False
         if frame["reason"] == "epoch_changed":
             assert "from" not in frame
-            if place.seq is not None:
+            if place.seq is not None and not place.unsaid:
                 assert not log.covers(Cursor(place.epoch, place.seq)), f"nothing was lost: {frame} at {place}"
-            place.epoch, place.seq, place.repeats_to = frame["epoch"], None, None
+            place.epoch, place.seq, place.repeats_to, place.unsaid = frame["epoch"], None, None, False
             self.has.pop(name, None)
             self.begins_again(name)
             return
@@ -646,7 +653,7 @@ class Wire(RuleBasedStateMachine):
         elif log.epoch == place.epoch:
             assert not [one for one in log.entries if one < seq], f"replay of {name} begins with {seq}"
         assert log.truth[place.epoch, seq] == frame["data"]["n"], f"another event than {place.epoch}:{seq} of {name}"
-        place.seq, place.repeats_to = seq, None
+        place.seq, place.repeats_to, place.unsaid = seq, None, False
         known = self.has.get(name)
         if known is None or known.epoch != place.epoch or known.seq < seq:
             self.has[name] = Cursor(place.epoch, seq)

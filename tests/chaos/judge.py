@@ -33,12 +33,13 @@ class Violation(NamedTuple):
 
 class Told(NamedTuple):
     """An announced loss that the judge has still to believe: the frame, the position that it was told at, and when
-    (monotonic). `seq` is None where the client has nothing yet of an epoch."""
+    (monotonic). `seq` is None where the client has nothing yet of an epoch. `named`: it says what it has when it comes back."""
 
     frame: dict[str, Any]
     epoch: str
     seq: int | None
     at: float
+    named: bool
 
 
 class Part(NamedTuple):
@@ -97,7 +98,8 @@ class Ledger(Journal):
         # A client names no cursor of a job that has ended: it is told from what was acknowledged of it.
         if "from" in frame and (self._final is not None or frame["from"] <= self._again_upto):
             at = min(self.seq, frame["from"] - 1)
-        self.told.append(Told(frame, self.epoch, at, time.monotonic()))
+        named = self.seq > 0 and self._final is None
+        self.told.append(Told(frame, self.epoch, at, time.monotonic(), named))
         if "from" in frame:
             if self.start is not None:
                 self.digests += [None] * (frame["to"] - self.seq)
@@ -293,15 +295,15 @@ def _judge_part(part: Part, record: Record, *, over: bool) -> list[Violation]:
 
 def _judge_gap(told: Told, record: Record) -> list[Violation]:
     """A range must begin with what the client had not and end where the log then began; a new epoch is told only to
-    who has what Redis lost. A job's snapshot stands for exactly what was missed."""
-    frame, epoch, seq, at = told
+    who has what Redis lost, or does not say what it has. A job's snapshot stands for exactly what was missed."""
+    frame, epoch, seq, at, named = told
     history = record.history
     if "to" in frame:
         # Whoever has nothing yet of an epoch begins where the log did at some time.
         begins = frame["from"] == seq + 1 if seq is not None else frame["from"] in history.firsts
         true = begins and frame["from"] <= frame["to"] and frame["to"] + 1 in history.firsts
     else:
-        true = (seq or 0) > history.stands(epoch)
+        true = (seq or 0) > history.stands(epoch) or (record.stream.startswith("job:") and not named)
     out = []
     if not true:
         said = f"gap {frame['reason']} {frame.get('from', '')}-{frame.get('to', '')} at {epoch}:{seq}"

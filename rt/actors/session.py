@@ -49,7 +49,7 @@ from rt.errors import Refused
 from rt.events import created_job, is_final, seq_of
 from rt.keys import parse_stream
 from rt.streams.log import Page
-from rt.streams.replay import Gap, Head, Place, join, place, unsure
+from rt.streams.replay import Gap, Head, join, place, unsure
 from rt.streams.tail import Live
 from rt.tokens import LEEWAY_S, Claims
 
@@ -100,6 +100,8 @@ class Follow:
     renewed: int = 0
     #: A job that the client may have events of, though neither it nor the session says so.
     doubted: bool = False
+    #: What stands in the session until something is acknowledged after `gap epoch_changed`: that frame may never arrive.
+    kept: Cursor | None = None
     pinged: int = 0
 
     @property
@@ -107,7 +109,7 @@ class Follow:
         return self.sent if self.seen is None else min(self.seen, self.sent)
 
     def stored(self) -> str:
-        cursor = str(Cursor(self.epoch, self.acked))
+        cursor = str(self.kept or Cursor(self.epoch, self.acked))
         return cursor if self.origin is None else f"{cursor} {self.origin[0]} {self.origin[1]}"
 
 
@@ -311,7 +313,7 @@ class Session:
             raise Refused("invalid_frame", f"{'.'.join(first['loc'])}: {first['msg']}", details=above[:MAX_FAULTS])
 
     def _acknowledge(self, stream: str, follow: Follow, seq: int) -> Store:
-        follow.acked = seq
+        follow.acked, follow.kept = seq, None
         follow.settled = max(follow.settled, seq)
         ended = follow.final is not None and seq >= follow.final
         fields = self._leave(stream) if ended else {f"c:{stream}": follow.stored()}
@@ -368,10 +370,11 @@ class Session:
         fields: dict[str, str] = {}
         for stream, head in opened.heads.items():
             known = stored.cursors.get(stream)
-            acked = place(known.cursor if known else START, head)
+            cursor = known.cursor if known else START
+            acked = place(cursor, head)
             placed = place(self._given[stream], head) if stream in self._given else acked
             if self._may_hold(stream):
-                placed = unsure(placed, head)
+                placed = unsure(cursor, head)
             streams[stream] = {"epoch": head.epoch, "seq": head.top, "recovered": placed.gap is None}
             if placed.gap:
                 after.append(Send(placed.gap.frame(stream, head.epoch)))
@@ -383,7 +386,8 @@ class Session:
             follow.claimed = placed.seq
             # A new session's first position in its user's stream is what others have acknowledged.
             follow.settled = acked.seq if stored.resumed and acked.gap is None else 0
-            follow.renewed = _renewed(placed.gap, head)
+            if _is_new_epoch(placed.gap):
+                follow.renewed, follow.kept = head.top, _held(cursor, head)
             if stream.startswith("job:") and placed.seq > 0:
                 follow.seen = placed.seq - 1
             elif acked.seq < placed.seq:
@@ -429,7 +433,7 @@ class Session:
                     return
                 follow = self.follows[stream] = Follow(head.epoch, placed.seq, head.top, placed.seq)
             else:
-                if follow.epoch != head.epoch or (gap is not None and gap.first is None):
+                if follow.epoch != head.epoch or _is_new_epoch(gap):
                     follow.settled = 0
                 # What lies between what was sent and a cursor ahead of it is still looked at.
                 seen = follow.read_from if follow.epoch == head.epoch else placed.seq
@@ -437,7 +441,8 @@ class Session:
                 follow.epoch, follow.sent, follow.final = head.epoch, placed.seq, None
                 follow.seen = seen if seen < placed.seq else None
                 follow.acked = min(follow.acked, placed.seq) if gap is None else placed.seq
-            follow.renewed = max(follow.renewed, _renewed(gap, head))
+            if _is_new_epoch(gap):
+                follow.renewed, follow.kept = head.top, _held(message.cursor, head)
             if stream.startswith("job:") and placed.seq > 0:
                 follow.seen = placed.seq - 1  # whether that is its end
             follow.ticket = 0  # a read that is under way answers another question
@@ -527,10 +532,10 @@ class Session:
             follow.top = min(follow.top, head.top)  # Redis may have less than it announced
         read_from = follow.read_from
         if follow.epoch == "":
-            placed = place(follow.start, head)
-            if follow.doubted and head.past:
-                placed = unsure(Place(placed.seq, moved=True), head)
+            placed = unsure(follow.start, head) if follow.doubted else place(follow.start, head)
             gap = placed.gap
+            if _is_new_epoch(gap):
+                follow.kept = _held(follow.start, head)
             follow.epoch, follow.sent = head.epoch, placed.seq
             frame = {"type": "subscribed", "stream": stream, "epoch": head.epoch, "seq": head.top, "recovered": gap is None}
             yield Send(frame)
@@ -551,6 +556,8 @@ class Session:
     def _moved(self, stream: str, follow: Follow, head: Head) -> Iterator[Effect]:
         """The log is not what it was: another epoch, or its beginning is gone."""
         placed = place(Cursor(follow.epoch, follow.sent), head)
+        if _is_new_epoch(placed.gap):
+            follow.kept = follow.kept or _held(Cursor(follow.epoch, follow.acked), head)
         if follow.epoch != head.epoch:
             frame = {"type": "subscribed", "stream": stream, "epoch": head.epoch, "seq": head.top, "recovered": placed.gap is None}
             yield Send(frame)
@@ -559,7 +566,7 @@ class Session:
         # What was announced while the log was read stands, unless the log is another one: nobody would announce it again.
         ahead = follow.top if follow.announced and follow.epoch == head.epoch and head.top >= follow.sent else 0
         follow.epoch, follow.sent, follow.top = head.epoch, placed.seq, max(head.top, ahead)
-        if placed.gap and placed.gap.first is None:
+        if _is_new_epoch(placed.gap):
             follow.settled = follow.claimed = 0
             follow.seen, follow.renewed = None, head.top
         # What was acknowledged under the old epoch says nothing about the new one's numbers, unless nothing was lost.
@@ -675,8 +682,13 @@ class Session:
         yield Close(code, reason)
 
 
-def _renewed(gap: Gap | None, head: Head) -> int:
-    return head.top if gap is not None and gap.first is None else 0
+def _is_new_epoch(gap: Gap | None) -> bool:
+    return gap is not None and gap.first is None
+
+
+def _held(cursor: Cursor | None, head: Head) -> Cursor | None:
+    """What is to be stored still when `gap epoch_changed` was said of a cursor. Under the same epoch it would name other events."""
+    return cursor if cursor is not None and cursor.epoch != head.epoch else None
 
 
 def too_many(stream: str) -> Refused:

@@ -78,13 +78,15 @@ def place(cursor: Cursor, head: Head) -> Place:
     return Place(head.first - 1, Gap("epoch_changed", snapshot=head.snapshot))
 
 
-def unsure(placed: Place, head: Head) -> Place:
-    """`placed`, for a reader that may have more than it acknowledged, and does not say so.
+def unsure(cursor: Cursor, head: Head) -> Place:
+    """As `place`, for a reader that may have more than what was stored of it, `cursor`, and does not say so.
 
-    Under a later epoch that may be what Redis lost, and the numbers were used again: as this cannot be ruled out, the reader
-    is told to begin anew.
+    Where the epoch is another one by now, that may be what Redis lost, and the numbers were used again: as this cannot be
+    ruled out, the reader is told to begin anew.
     """
-    return Place(head.first - 1, Gap("epoch_changed", snapshot=head.snapshot)) if placed.moved else placed
+    if cursor.epoch != head.epoch and head.past:
+        return Place(head.first - 1, Gap("epoch_changed", snapshot=head.snapshot))
+    return place(cursor, head)
 
 
 def _place(seq: int, head: Head, *, moved: bool) -> Place:

@@ -133,12 +133,12 @@ class StreamLog:
         head = _head(reply)
         if head.first > after + 1:
             head = await self._with_snapshot(tenant, stream, head)
-        return Page(head, reply[5:])
+        return Page(head, reply[6:])
 
     async def read_open(self, tenant: str, stream: str, after: int, *, count: int = PAGE_EVENTS, max_bytes: int = PAGE_BYTES) -> Page:
-        """As `read`, but a stream that does not exist is begun, so that the page's epoch can be named."""
+        """As `read`, of a stream that exists and whose epoch counts: see `open`."""
         page = await self.read(tenant, stream, after, count=count, max_bytes=max_bytes)
-        if not page.head.epoch:
+        if not page.head.current:
             await self.open(tenant, [stream])
             page = await self.read(tenant, stream, after, count=count, max_bytes=max_bytes)
         return page
@@ -153,12 +153,16 @@ class StreamLog:
         return out
 
     async def open(self, tenant: str, streams: Sequence[str]) -> dict[str, Head]:
-        """As `heads`, with snapshots; a stream that does not exist is begun, so that a cursor into it can be named."""
+        """As `heads`, with snapshots, and with epochs that a cursor can name.
+
+        A stream that does not exist is begun. One that was last written under another incarnation of Redis goes on in a new
+        epoch: its old one no longer says which events a cursor means, as Redis may have lost some of them.
+        """
         return await self.opened(tenant, await self.heads(tenant, streams))
 
     async def opened(self, tenant: str, heads: dict[str, Head]) -> dict[str, Head]:
         """As `open`, for heads that were read a moment ago."""
-        new = [name for name, head in heads.items() if not head.epoch]
+        new = [name for name, head in heads.items() if not head.current]
         if new:
             await self._store.run(OPEN, _names(tenant, new), [new_epoch(), self._settings.meta_ttl_s])
             heads = heads | await self.heads(tenant, new)
@@ -203,8 +207,9 @@ def _names(tenant: str, streams: Sequence[str]) -> list[str]:
 
 
 def _head(reply: list[Any]) -> Head:
-    past = tuple(parse_cursor(one) for one in reply[4].decode().split())
-    return Head(reply[0].decode() if reply[0] else "", int(reply[1]), int(reply[2]), int(reply[3]), past)
+    epoch, top, first, kept, past, current = reply[:6]
+    known = tuple(parse_cursor(one) for one in past.decode().split())
+    return Head(epoch.decode() if epoch else "", top, first, kept, known, current=bool(epoch and current))
 
 
 def _appended(reply: list[Any]) -> Appended:

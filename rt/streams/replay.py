@@ -19,7 +19,8 @@ class Head(NamedTuple):
 
     `top` is the newest seq (0: no event yet), `first` the first that can be read (top + 1: none), `kept` the first that
     trimming left, `past` the earlier epochs, newest first, each with the seq it reached. `epoch` is "" for a stream that
-    does not exist. `snapshot` is what is known of everything before `first`, where somebody may need it.
+    does not exist. `snapshot` is what is known of everything before `first`, where somebody may need it. `current`: whether
+    the next event would be written under this epoch.
     """
 
     epoch: str
@@ -28,9 +29,10 @@ class Head(NamedTuple):
     kept: int
     past: tuple[Cursor, ...] = ()
     snapshot: dict[str, Any] | None = None
+    current: bool = True
 
 
-NOTHING = Head("", 0, 1, 1)
+NOTHING = Head("", 0, 1, 1, current=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -344,7 +344,7 @@ class Wire(RuleBasedStateMachine):
                 stored.done[name] = (by, int(seq))
         names = list(dict.fromkeys([OWN, USER, *stored.cursors]))
         missing = frozenset(name for name in names if not self.logs[name].epoch)
-        for name in missing:
+        for name in names:
             self.logs[name].begin(self.incarnation, self.word())
         heads = {name: self.logs[name].head() for name in names}
         self.given = given
@@ -359,11 +359,11 @@ class Wire(RuleBasedStateMachine):
                 task.answer = m.Watched(name)
             case m.Read(name, after, ticket):
                 log = self.logs[name]
-                log.epoch or log.begin(self.incarnation, self.word())
+                log.begin(self.incarnation, self.word())
                 task.answer = m.PageRead(name, ticket, log.page(max(after, 0)))
             case Subscribe(id=id, stream=name, cursor=text):
                 log = self.logs[name]
-                log.epoch or log.begin(self.incarnation, self.word())
+                log.begin(self.incarnation, self.word())
                 cursor = parse_cursor(text) if text is not None else None
                 if self.session and name not in self.session.follows:
                     begins = Cursor(log.epoch, log.top) if cursor is None else cursor

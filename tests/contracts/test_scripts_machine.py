@@ -1007,8 +1007,7 @@ class Streams(RedisMachine):
     @rule(names=st.lists(st.sampled_from(["room:a", "room:b"]), min_size=1, max_size=2, unique=True))
     def open(self, names: list[str]) -> None:
         for name, head in self.do(self.streams.open("-", names)).items():
-            if not self.logs[name].epochs:
-                self.opens(self.logs[name], head.epoch)
+            self.opens(self.logs[name], head.epoch)
 
     @rule(name=st.sampled_from(["room:a", "room:b"]), keep=st.integers(0, 4), look_at=st.integers(1, 3))
     def trim(self, name: str, keep: int, look_at: int) -> None:

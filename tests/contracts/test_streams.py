@@ -405,6 +405,39 @@ async def test_another_incarnation_begins_a_new_epoch_with_its_next_append(strea
     assert place(Cursor(old.epoch, 4), head).gap == Gap("epoch_changed")
 
 
+async def test_whoever_asks_for_a_place_under_another_incarnation_is_told_an_epoch_that_counts(streams: StreamLog, store: Store) -> None:
+    """The old one's next numbers may have been given to somebody before Redis lost them."""
+    await incarnate(store, "first")
+    old = await streams.publish(TENANT, ROOM, event("x"))
+    await streams.publish(TENANT, Stream("room", "coffee"), event("x"))
+    await incarnate(store, "second")
+    assert not (await streams.heads(TENANT, [str(ROOM)]))[str(ROOM)].current
+    opened = (await streams.open(TENANT, [str(ROOM)]))[str(ROOM)]
+    assert opened.current
+    assert opened.epoch != old.epoch
+    assert (opened.top, opened.past) == (1, (Cursor(old.epoch, 1),))
+    assert (await streams.open(TENANT, [str(ROOM)]))[str(ROOM)] == opened
+    assert (await streams.publish(TENANT, ROOM, event("y"))).epoch == opened.epoch
+    page = await streams.read_open(TENANT, "room:coffee", 0)
+    assert (page.head.current, len(page.head.past), len(page.events)) == (True, 1, 1)
+
+
+async def test_a_full_redis_is_read_also_after_a_restart(streams: StreamLog, store: Store) -> None:
+    if store.memory:
+        pytest.skip("fakeredis is never full")
+    await incarnate(store, "first")
+    await streams.publish(TENANT, ROOM, event("x"))
+    await incarnate(store, "second")
+    await store.call("CONFIG", "SET", "maxmemory", "1mb")
+    try:
+        with pytest.raises(Unavailable):
+            await streams.publish(TENANT, ROOM, event("y"))
+        assert len((await streams.read_open(TENANT, str(ROOM), 0)).events) == 1
+    finally:
+        await store.call("CONFIG", "SET", "maxmemory", "0")
+    assert (await streams.open(TENANT, [str(ROOM)]))[str(ROOM)].current
+
+
 async def test_eight_past_epochs_are_kept_the_newest_first(streams: StreamLog, store: Store) -> None:
     made = []
     for i in range(11):

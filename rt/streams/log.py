@@ -22,8 +22,8 @@ from rt.streams.replay import Head
 APPEND = load_script("streams/stream", "streams/append")
 PUBLISH = load_script("streams/stream", "streams/publish")
 OPEN = load_script("streams/stream", "streams/open")
-READ = load_script("streams/read")
-HEADS = load_script("streams/heads")
+READ = load_script("streams/head", "streams/read")
+HEADS = load_script("streams/head", "streams/heads")
 TRIM = load_script("streams/trim")
 SNAPSHOT = load_script("streams/snapshot")
 
@@ -156,7 +156,8 @@ class StreamLog:
         """As `heads`, with snapshots, and with epochs that a cursor can name.
 
         A stream that does not exist is begun. One that was last written under another incarnation of Redis goes on in a new
-        epoch: its old one no longer says which events a cursor means, as Redis may have lost some of them.
+        epoch: its old one no longer says which events a cursor means, as Redis may have lost some of them. Of a job that has
+        ended Redis has lost nothing.
         """
         return await self.opened(tenant, await self.heads(tenant, streams))
 
@@ -209,7 +210,7 @@ def _names(tenant: str, streams: Sequence[str]) -> list[str]:
 def _head(reply: list[Any]) -> Head:
     epoch, top, first, kept, past, current = reply[:6]
     known = tuple(parse_cursor(one) for one in past.decode().split())
-    return Head(epoch.decode() if epoch else "", top, first, kept, known, current=bool(epoch and current))
+    return Head(epoch.decode() if epoch else "", top, first, kept, known, current=bool(current))
 
 
 def _appended(reply: list[Any]) -> Appended:

@@ -20,7 +20,7 @@ class Head(NamedTuple):
     `top` is the newest seq (0: no event yet), `first` the first that can be read (top + 1: none), `kept` the first that
     trimming left, `past` the earlier epochs, newest first, each with the seq it reached. `epoch` is "" for a stream that
     does not exist. `snapshot` is what is known of everything before `first`, where somebody may need it. `current`: whether
-    the next event would be written under this epoch.
+    its next event, if there is to be one, will be written under this epoch.
     """
 
     epoch: str

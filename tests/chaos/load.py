@@ -603,10 +603,12 @@ class Crowd:
             for stream, ledger in peer.tab.journals.items():
                 if not stream.startswith("job:"):
                     continue
-                if not ledger.sealed:
+                if self.archive.is_forgotten(stream):
+                    self.violations += _at(peer, ledger.violations)
+                elif not ledger.sealed:
                     # One that was submitted, and whose reply never came, was not promised; but what came must be true.
                     self.violations += _at(peer, judge(ledger, await self.record(stream), complete=stream in self.accepted))
-                elif ledger.told and not self.archive.is_forgotten(stream):
+                elif ledger.told:
                     self.violations += _at(peer, judge(ledger, await self.record(stream), complete=False))
                 else:
                     self.violations += _at(peer, ledger.violations)

@@ -422,6 +422,18 @@ async def test_whoever_asks_for_a_place_under_another_incarnation_is_told_an_epo
     assert (page.head.current, len(page.head.past), len(page.events)) == (True, 1, 1)
 
 
+async def test_a_job_that_has_ended_keeps_its_epoch(streams: StreamLog, store: Store) -> None:
+    """Where Redis has its end it has all of it, and nobody who follows it need be told anything."""
+    await incarnate(store, "first")
+    await own(store, JOB)
+    (written,) = await streams.append([batch(1, "a")])
+    await store.call("HSET", keys.meta(TENANT, JOB), "status", "completed")
+    await incarnate(store, "second")
+    assert (await streams.open(TENANT, [JOB]))[JOB].epoch == written.epoch
+    await store.call("HSET", keys.meta(TENANT, JOB), "status", "running")
+    assert (await streams.open(TENANT, [JOB]))[JOB].epoch != written.epoch
+
+
 async def test_a_full_redis_is_read_also_after_a_restart(streams: StreamLog, store: Store) -> None:
     if store.memory:
         pytest.skip("fakeredis is never full")

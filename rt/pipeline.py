@@ -89,6 +89,7 @@ class Pipeline:
         self._wire: _Wire | None = None
         self._connecting = asyncio.Lock()
         self._failures = 0
+        self._closes = 0
         self._unanswered: deque[asyncio.Future[Any]] = deque()
         self._places = asyncio.Semaphore(MAX_UNANSWERED)
         self._heard_at = 0.0
@@ -119,14 +120,15 @@ class Pipeline:
             return reply
 
     def close(self) -> None:
-        """Closes at once; what is unanswered fails."""
+        """Closes at once, also what is being connected; what is unanswered fails. A later call connects anew."""
+        self._closes += 1
         if self._other is not None:
             self._other.cancel()
         if self._wire is not None:
             self._wire.abort()
 
     async def _connected(self) -> _Wire:
-        failures = self._failures
+        failures, closes = self._failures, self._closes
         async with self._connecting:
             if self._wire is not None and self._wire.live:
                 return self._wire
@@ -138,6 +140,9 @@ class Pipeline:
                 self._failures += 1
                 raise
             self._wire = _Wire(connection, self._answer, self._lost)
+            if self._closes != closes:
+                self._wire.abort()
+                raise RedisConnectionError("closed")
             return self._wire
 
     def _answer(self, reply: Any) -> None:

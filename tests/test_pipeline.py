@@ -224,6 +224,19 @@ async def test_closing_fails_what_waits_and_leaves_no_connection(library: Librar
     await eventually(alone)
 
 
+async def test_closing_while_it_connects_leaves_no_connection(library: Library, pipeline: Pipeline, server: PrivateRedis) -> None:
+    early = asyncio.create_task(pipeline.call("PING"))
+    await eventually(lambda: library.asked)
+    pipeline.close()
+    with pytest.raises(RedisConnectionError, match="closed"):
+        await early
+    other = await library.connect()
+    await other.send_command("CLIENT", "LIST")
+    assert (await other.read_response()).count(b"\n") == 1  # its own
+    await other.disconnect()
+    assert await pipeline.call("PING") == b"PONG"
+
+
 async def test_a_subscriber_hears_what_is_published_in_order(library: Library, pipeline: Pipeline) -> None:
     """More than it holds unread: the rest waits in the socket."""
     listener = Subscriber(await library.connect())

@@ -3,8 +3,8 @@
 import asyncio
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -75,17 +75,28 @@ async def _metric(http: Any, name: str) -> float:
     return next((float(line.rpartition(" ")[2]) for line in lines if line.startswith(name)), 0.0)
 
 
+@pytest.fixture
+async def cleanup() -> AsyncIterator[AsyncExitStack]:
+    """Closes what is opened, however the test ends."""
+    async with AsyncExitStack() as opened:
+        yield opened
+
+
 @pytest.mark.parametrize("size", [200_000, 2_000], ids=["large events of a room", "small events of a job"])
-async def test_clients_that_stop_reading_cost_little_slow_nobody_and_miss_nothing(stack: Stack, size: int) -> None:
+async def test_clients_that_stop_reading_cost_little_slow_nobody_and_miss_nothing(stack: Stack, size: int, cleanup: AsyncExitStack) -> None:
     stack.env |= {"RT_SEND_TIMEOUT_S": str(SEND_TIMEOUT_S), "RT_JOB_LENGTH": "100000"}
     stack.start(webs=2, workers=1)
     pid = stack.webs[0].popen.pid
     sender, reader, neighbour, elsewhere = (Client(stack.ws(web), stack.token("alice")) for web in (1, 0, 0, 1))
+    for client in (sender, reader, neighbour, elsewhere):
+        cleanup.push_async_callback(client.close)
     await asyncio.gather(sender.open(), reader.open(), neighbour.open(), elsewhere.open())
     probe, control = _Neighbour(neighbour, "room:neighbour"), _Neighbour(elsewhere, "room:elsewhere")
     for each in (probe, control):
         await each.client.ask("subscribe", stream=each.room, cursor="0")
     slow = [await RawSocket.open(stack.ws(0), receive_buffer=4096) for _ in range(SLOW)]
+    for one in slow:
+        cleanup.callback(one.cut)
 
     async def flood(room: str, due: int, followers: list[RawSocket]) -> str:
         """So many events, which are due to a client that reads as well. Returns their stream."""
@@ -126,6 +137,7 @@ async def test_clients_that_stop_reading_cost_little_slow_nobody_and_miss_nothin
     one = slow[0]
     assert await one.end() in (4002, None)
     back = Client(stack.ws(0), stack.token("alice"))
+    cleanup.push_async_callback(back.close)
     back.session = one.session
     journal = back.journal(stream)
     for event in one.events(stream):
@@ -137,10 +149,6 @@ async def test_clients_that_stop_reading_cost_little_slow_nobody_and_miss_nothin
     assert [event["seq"] for event in journal.events] == due
     assert (journal.faults, journal.gaps, journal.repeated) == ([], [], 0)
     assert journal.events == reader.journal(stream).events
-    await back.close()
-    for one in slow:
-        one.cut()
-    await asyncio.gather(sender.close(), reader.close(), neighbour.close(), elsewhere.close())
 
 
 async def _only(http: Any, count: int) -> bool:

@@ -49,7 +49,7 @@ from rt.errors import Refused
 from rt.events import created_job, is_final, seq_of
 from rt.keys import parse_stream
 from rt.streams.log import Page
-from rt.streams.replay import Gap, Head, join, place, unsure
+from rt.streams.replay import Gap, Head, Place, join, place, unsure
 from rt.streams.tail import Live
 from rt.tokens import LEEWAY_S, Claims
 
@@ -375,11 +375,14 @@ class Session:
             placed = place(self._given[stream], head) if stream in self._given else acked
             if self._may_hold(stream):
                 placed = unsure(cursor, head)
+            # The job is forgotten, terminal event and all: nothing will ever come.
+            lost = stream in opened.missing and stream.startswith("job:")
+            if lost:
+                placed = Place(0, Gap("epoch_changed"))
             streams[stream] = {"epoch": head.epoch, "seq": head.top, "recovered": placed.gap is None}
             if placed.gap:
                 after.append(Send(placed.gap.frame(stream, head.epoch)))
-            if stream in opened.missing and stream not in (own, user) and stream.startswith("job:"):
-                # The job is forgotten, terminal event and all: nothing will ever come.
+            if lost:
                 fields[f"c:{stream}"] = ""
                 continue
             follow = Follow(head.epoch, placed.seq, head.top, min(acked.seq, placed.seq), known.origin if known else None)
@@ -533,6 +536,8 @@ class Session:
         read_from = follow.read_from
         if follow.epoch == "":
             placed = unsure(follow.start, head) if follow.doubted else place(follow.start, head)
+            if head.top == 0:
+                placed = Place(0, Gap("epoch_changed"))  # an accepted job has its first event: Redis has lost this one
             gap = placed.gap
             if _is_new_epoch(gap):
                 follow.kept = _held(follow.start, head)

@@ -578,6 +578,24 @@ def test_so_does_one_that_is_announced_by_a_stream_that_begins_anew_itself() -> 
     assert (outline(effects), seqs(effects)) == (BEGUN_ANEW, [1, 2])
 
 
+def test_a_job_that_redis_lost_before_anything_of_it_was_read_is_said_to_be_lost() -> None:
+    it = Driven()
+    it.open()
+    it.watch(it.feed(m.Answered("1", {"job_id": "j"}, JOB)))
+    effects = it.page(JOB, head("k2", 0), [])
+    assert (outline(effects), seqs(effects)) == (BEGUN_ANEW, [])
+
+
+@pytest.mark.parametrize("known", ["0", "k1:0", "k1:4"])
+def test_so_is_one_that_is_gone_when_the_session_resumes(known: str) -> None:
+    it = Driven()
+    effects = it.open({JOB: head("k2", 0)}, known={JOB: f"{known} {OWN} 1"}, missing=[JOB])
+    frames = sent(effects)
+    assert frames[0]["streams"][JOB] == {"epoch": "k2", "seq": 0, "recovered": False}
+    assert frames[1] == {"type": "gap", "stream": JOB, "epoch": "k2", "reason": "epoch_changed"}
+    assert JOB not in it.session.follows
+
+
 def test_a_job_that_the_client_hears_of_for_the_first_time_begins_without_a_gap_whatever_redis_went_through() -> None:
     it = Driven()
     it.open(given={OWN: "o:0"})

@@ -243,11 +243,11 @@ class Peer:
             return
         self.set_backs = self.crowd.set_backs
         for ledger in self.tab.journals.values():
-            if ledger.stream.startswith("job:") and ledger.epoch and not ledger.over and ledger.stream not in hello["streams"]:
+            if ledger.stream.startswith("job:") and not ledger.over and ledger.stream not in hello["streams"]:
                 self.crowd.spawn(self._subscribe_again(ledger))
 
     async def _subscribe_again(self, ledger: Ledger) -> None:
-        answer = await self.command("subscribe", stream=ledger.stream, cursor=ledger.cursor)
+        answer = await self.command("subscribe", stream=ledger.stream, cursor=ledger.cursor if ledger.epoch else "0")
         ledger.forgotten = answer["type"] == "error" and answer["code"] == "not_found"
         self.news.set()
 

@@ -364,7 +364,6 @@ class Session:
         self._ping_at = now + self._config.heartbeat_s
         self._given = opened.given if stored.resumed else {}
         self._exact = bool(self._given)
-        own, user = keys.session_stream(self.id), keys.user_stream(self.claims.subject)
         streams: dict[str, Any] = {}
         after: list[Effect] = []
         fields: dict[str, str] = {}

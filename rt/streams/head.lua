@@ -1,4 +1,5 @@
--- What a stream looks like at one instant: { epoch, top, first, kept, past, current }; epoch false when it does not exist.
+-- Library of the scripts that read streams: what one looks like at one instant, { epoch, top, first, kept, past, current }; epoch
+-- false when it does not exist.
 -- `kept` is the first seq that trimming left, `first` the first that can be read now: the log may have vanished under
 -- its meta (expired, deleted, evicted), and the two then differ. `current`: 1 when the epoch is of this incarnation of Redis
 -- (see stream.lua), or nothing will be written under another one any more, because the stream is that of a job that ended.

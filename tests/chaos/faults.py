@@ -312,6 +312,7 @@ async def _trimmed(ground: Ground, draw: Random) -> list[Wait]:
     async def trim(stream: str, length: int) -> None:
         archive.history(stream).by_hand = True
         await redis.xtrim(keys.log(keys.DEFAULT_TENANT, stream), maxlen=length, approximate=False)
+        ground.crowd.lost_at = time.monotonic()
 
     rooms = draw.sample(sorted(ground.crowd.rooms), round(len(ground.crowd.rooms) * 0.5 + 0.5))
     jobs = [one.stream for one in ground.crowd.running if one not in stories]

@@ -37,6 +37,8 @@ TELLER_OF = 50
 WRITTEN_S = 10.0
 #: A job that was judged this long ago is let go: Redis is never set back so far.
 FORGET_S = 15.0
+#: So long after a loss a client may find that a job is followed no more.
+LOST_S = 60.0
 HOUR_MS = 3_600_000
 
 
@@ -150,8 +152,6 @@ class Peer:
         self.opening = asyncio.Lock()
         #: When the newest event that came was written (Unix ms).
         self.newest_ms = 0.0
-        #: Those of which it knows.
-        self.set_backs = 0
         #: Cleared: it stays away.
         self.home = asyncio.Event()
         self.home.set()
@@ -238,12 +238,13 @@ class Peer:
             self._follow_again(hello)
 
     def _follow_again(self, hello: dict[str, Any]) -> None:
-        """Redis may have lost that the session follows a job, and the announcement as well: `connected` says what is followed."""
-        if self.set_backs == self.crowd.set_backs:
+        """Redis may have lost that the session follows a job, or never heard of it, and the announcement as well: `connected` says
+        what is followed."""
+        if time.monotonic() - self.crowd.lost_at > LOST_S:
             return
-        self.set_backs = self.crowd.set_backs
-        for ledger in self.tab.journals.values():
-            if ledger.stream.startswith("job:") and not ledger.over and ledger.stream not in hello["streams"]:
+        jobs = self.announced | {stream for stream in self.tab.journals if stream.startswith("job:")}
+        for stream in sorted(jobs - hello["streams"].keys()):
+            if not (ledger := self.tab.journal(stream)).over:
                 self.crowd.spawn(self._subscribe_again(ledger))
 
     async def _subscribe_again(self, ledger: Ledger) -> None:
@@ -380,6 +381,8 @@ class Crowd:
         self.ending = False
         #: How often Redis was set back.
         self.set_backs = 0
+        #: When (monotonic) something was lost, by that or by hand.
+        self.lost_at = -LOST_S
         rooms = -(-clients // ROOM_OF)
         self.peers = [Peer(self, number, f"room:{number % rooms}") for number in range(clients)]
         self.rooms = {room: [one for one in self.peers if one.room == room] for room in sorted({one.room for one in self.peers})}
@@ -419,6 +422,7 @@ class Crowd:
     def set_back(self) -> None:
         """Redis has lost something: jobs that ended may run again, and are judged again."""
         self.set_backs += 1
+        self.lost_at = time.monotonic()
         for job in self.accepted.values():
             if job.judged_at is not None and self.archive.history(job.stream).lost:
                 job.judged_at = None

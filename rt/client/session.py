@@ -128,6 +128,10 @@ class Follow:
     #: The end was processed.
     finished: bool = False
 
+    def begin(self, at: Cursor) -> None:
+        """Here it begins for the application: that is nothing that the server has to be told."""
+        self.epoch, self.seq, self.done, self.acked = at.epoch, at.seq, at, at
+
     def take(self, cursor: Cursor | None, size: int, final: bool) -> None:
         self.waiting.append((cursor, size, final))
         self.waiting_bytes += size
@@ -421,12 +425,9 @@ class Session:
         follow.asked, follow.missing = "", False
         if follow.seq is None and frame["recovered"]:
             follow.seq = frame["seq"]
-        if follow.done is None or not follow.done.epoch:
-            follow.done = self._behind_all(follow)
+        if follow.seq is not None and not follow.waiting and (follow.done is None or not follow.done.epoch):
+            follow.begin(Cursor(follow.epoch, follow.seq))
         yield Ready(name)
-
-    def _behind_all(self, follow: Follow) -> Cursor | None:
-        return None if follow.seq is None or follow.waiting else Cursor(follow.epoch, follow.seq)
 
     def _gap(self, frame: dict[str, Any], size: int) -> Iterator[Action]:
         name, epoch = frame["stream"], frame["epoch"]
@@ -451,8 +452,7 @@ class Session:
             # Nobody reads it: whoever will is told then, by the server.
             follow.missing = True
             if follow.seq is None:
-                follow.epoch, follow.seq = epoch, 0 if first is None else first - 1
-                follow.done = Cursor(epoch, follow.seq)
+                follow.begin(Cursor(epoch, 0 if first is None else first - 1))
 
     def _event(self, frame: dict[str, Any], size: int) -> Iterator[Action]:
         name, seq = frame["stream"], frame["seq"]
@@ -482,7 +482,7 @@ class Session:
             self._changed = True
         else:
             if follow.seq is None:
-                follow.seq, follow.done = seq - 1, Cursor(follow.epoch, seq - 1)
+                follow.begin(Cursor(follow.epoch, seq - 1))
             follow.missing = True
         if final and not follow.reader and not (follow.done and follow.done.seq):
             # A job of somebody else's that nobody here has looked at: it is not to come again with every connection.
@@ -584,7 +584,7 @@ class Session:
         if cursor is None and follow.seq is None and name.startswith("job:") and not follow.followed:
             cursor = START
         if cursor is not None:
-            follow.epoch, follow.seq, follow.done = cursor.epoch, cursor.seq, cursor
+            follow.begin(cursor)
         if self.state != "open":
             return
         if follow.followed and not follow.missing and cursor is None:

@@ -363,8 +363,9 @@ class Client:
         if not task.cancelled() and (error := task.exception()) is not None and self._broken is None:
             # The disk is full, or this client has a fault: nobody is to wait for what never comes.
             self._broken = error
-            self._error = ClientError(f"the client has failed: {type(error).__name__}: {error}")
             self._tell(m.Leave())
+            self._error = ClientError(f"the client has failed: {type(error).__name__}: {error}")
+            self._error.__cause__ = error
 
     async def _renew(self) -> None:
         assert callable(self._source)

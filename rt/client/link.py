@@ -104,7 +104,8 @@ class Link:
                 while self._unsent:
                     await socket.send(self._unsent.popleft())
                 if self._goodbye is not None:
-                    await socket.close(*self._goodbye)
+                    if self._goodbye[0] == 1000:
+                        await socket.close(*self._goodbye)
                     return
                 self._wake.clear()
                 await self._wake.wait()

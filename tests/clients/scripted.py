@@ -25,9 +25,6 @@ FOLDER = Path(__file__).parent / "scripts"
 TERMINAL = ("job.completed", "job.failed", "job.cancelled")
 #: The longest that a script waits for its client.
 PATIENCE_S = 8.0
-#: What a client may always say.
-_BESIDES = ("ack", "pong")
-
 Script = dict[str, Any]
 
 
@@ -101,6 +98,7 @@ class Line:
     def __init__(self, play: Play, socket: ServerConnection) -> None:
         self.play, self.socket = play, socket
         self.frames: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self.pongs = 0
         self.news = asyncio.Event()
 
     async def run(self, steps: list[dict[str, Any]]) -> None:
@@ -131,7 +129,10 @@ class Line:
                         self.play.acked |= frame["cursors"]
                         self.play.acks += 1
                         self.news.set()
-                    elif frame["type"] not in _BESIDES:
+                    elif frame["type"] == "pong":
+                        self.pongs += 1
+                        self.news.set()
+                    else:
                         self.frames.put_nowait(frame)
 
     async def _step(self, step: dict[str, Any]) -> None:
@@ -143,9 +144,11 @@ class Line:
             case "connected":
                 await self._send(connected(what))
             case "expect":
-                self.play.match(what, await self._frame())
+                await self._expected(what)
             case "send":
                 await self._send(what)
+            case "raw":
+                await self.socket.send(what)
             case "events":
                 await self._send([event(*one) for one in what])
             case "flood":
@@ -181,6 +184,15 @@ class Line:
                     raise Mismatch(f"it went with {self.socket.close_code}")
             case _:
                 raise Mismatch("there is no such step")
+
+    async def _expected(self, pattern: dict[str, Any]) -> None:
+        if pattern["type"] == "pong":
+            while not self.pongs:
+                self.news.clear()
+                await self.news.wait()
+            self.pongs -= 1
+        else:
+            self.play.match(pattern, await self._frame())
 
     async def _frame(self) -> dict[str, Any]:
         getting, closed = asyncio.create_task(self.frames.get()), asyncio.create_task(self.socket.wait_closed())

@@ -17,8 +17,9 @@ from typing import Any
 
 import pytest
 
-from rt import cli, remote
+from rt import cli
 from rt.app import App
+from rt.client.backoff import Backoff
 from rt.tokens import DEFAULT_SCOPES, verify
 
 SECRET = "s" * 32
@@ -33,7 +34,7 @@ def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         if name.startswith("RT_") or name in ("REDIS_URL", "REDIS_TLS_URL", "PORT", "WEB_CONCURRENCY"):
             monkeypatch.delenv(name)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(remote, "_backoff_s", lambda failures: 0)
+    monkeypatch.setattr("rt.client.http.Backoff", lambda base_s, cap_s: Backoff(0, 0))
     monkeypatch.chdir(tmp_path)
 
 

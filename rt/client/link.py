@@ -15,6 +15,9 @@ from rt.codec import DecodeError, TooDeep, from_json_bytes
 #: How long the last words, and the close handshake, may take.
 LAST_WORDS_S = 2.0
 
+#: The longest message that is taken; servers send far less, however much they join.
+MAX_BYTES = 16 * 1024 * 1024
+
 Said = Opened | NotOpened | Received | Dropped
 
 
@@ -77,7 +80,7 @@ class Link:
 
     async def _open(self) -> ClientConnection:
         # Silence is judged by the protocol's own pings.
-        options: dict[str, Any] = {"compression": None, "max_size": None, "ping_interval": None, "close_timeout": LAST_WORDS_S}
+        options: dict[str, Any] = {"compression": None, "max_size": MAX_BYTES, "ping_interval": None, "close_timeout": LAST_WORDS_S}
         protocols = [Subprotocol("rt.v1.json")]
         return await connect(self._address, subprotocols=protocols, open_timeout=self._timeout_s, proxy=self._proxy, **options)
 
@@ -90,7 +93,10 @@ class Link:
                     value = from_json_bytes(message)
                 except (DecodeError, TooDeep) as error:
                     return Dropped(1006, f"the server sent what cannot be read: {error}")
-                self._say(Received(value, len(message)))
+                frames = value if isinstance(value, list) else [value]
+                if not all(isinstance(one, dict) and isinstance(one.get("type"), str) for one in frames):
+                    return Dropped(1006, "the server sent what is no frame")
+                self._say(Received(frames, len(message)))
                 # Readers have their turn between two messages, also where many have come at once.
                 await asyncio.sleep(0)
                 await self._calm()

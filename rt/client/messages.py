@@ -56,9 +56,9 @@ class NotOpened:
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """One message of the socket: a frame or an array of them, decoded. `size` is what it was long."""
+    """One message of the socket: the frames in it. `size` is what it was long."""
 
-    value: Any
+    frames: list[dict[str, Any]]
     size: int
 
 

@@ -111,8 +111,10 @@ class Follow:
     #: What the application has processed, and what of that the server was told.
     done: Cursor | None = None
     acked: Cursor | None = None
-    #: The newest seq that the server has spoken of.
+    #: The newest seq that the server has spoken of; and up to where it has sent the stream on this connection, repeats included:
+    #: an acknowledgement above that is ignored.
     top: int = 0
+    come: int = 0
     reader: bool = False
     #: Items that were delivered and not processed: the position behind each, and its bytes.
     waiting: deque[tuple[Cursor | None, int, bool]] = field(default_factory=deque)
@@ -121,8 +123,9 @@ class Follow:
     followed: bool = False
     #: Something after `seq` was passed over.
     missing: bool = False
-    #: The id of the `subscribe` that is not answered.
+    #: The id of the `subscribe` that is not answered, and the seq after which it asks.
     asked: str = ""
+    asked_seq: int | None = None
     #: It is to be followed no more, once the server has said so.
     left: bool = False
     #: The end was processed.
@@ -206,9 +209,8 @@ class Session:
                 yield from self._opened(now)
             case NotOpened():
                 yield from self._not_opened(message, now)
-            case Received(value, size):
+            case Received(frames, size):
                 self._received_at = now
-                frames = value if isinstance(value, list) else [value]
                 for frame in frames:
                     yield from self._frame(frame, size // len(frames), now)
             case Dropped(code, reason):
@@ -266,7 +268,14 @@ class Session:
             frame["token"] = self._token
         if self.id:
             frame["session"] = self.id
-            if cursors := {name: str(one.done) for name, one in self.streams.items() if one.done and one.done.epoch and not one.left}:
+            cursors = {}
+            for name, follow in self.streams.items():
+                follow.acked, follow.come = None, 0
+                if follow.done and follow.done.epoch and not follow.left:
+                    # If the session is resumed this counts as acknowledged, and the stream goes on behind it.
+                    cursors[name] = str(follow.done)
+                    follow.acked, follow.come = follow.done, follow.done.seq
+            if cursors:
                 frame["cursors"] = cursors
         yield _send(frame)
 
@@ -375,13 +384,12 @@ class Session:
             follow.followed, follow.missing, follow.top = True, False, at["seq"]
             if at["recovered"]:
                 follow.epoch = at["epoch"]
-            if resumed:
-                follow.acked = follow.done
+            if not resumed:
+                follow.acked, follow.come = None, 0
         if before and not resumed and not self._reads(session_stream(before)):
             self.streams.pop(session_stream(before), None)
         self.state = "open"
-        self._changed = True
-        self._ack_at = min(self._ack_at, now + self.config.ack_every_s)
+        self._moved(now)
         yield Changed("open")
         for name, follow in list(self.streams.items()):
             if follow.left:
@@ -425,6 +433,10 @@ class Session:
         follow.asked, follow.missing = "", False
         if follow.seq is None and frame["recovered"]:
             follow.seq = frame["seq"]
+        # The server goes on from where it was asked to, whatever it has sent since then.
+        follow.come = follow.asked_seq if follow.asked_seq is not None else follow.seq or 0
+        if follow.done and follow.done.seq > follow.come:
+            follow.acked = None
         if follow.seq is not None and not follow.waiting and (follow.done is None or not follow.done.epoch):
             follow.begin(Cursor(follow.epoch, follow.seq))
         yield Ready(name)
@@ -436,6 +448,7 @@ class Session:
         follow = self.streams.setdefault(name, Follow(followed=True))
         if follow.left or follow.missing:
             return
+        follow.come = last or 0
         if last is not None and epoch == follow.epoch and follow.seq is not None and last <= follow.seq:
             return
         behind = None if last is None else Cursor(epoch, last)
@@ -461,8 +474,13 @@ class Session:
         if created:
             yield from self._created(frame["data"])
         follow = self.streams.setdefault(name, Follow(followed=True))
-        follow.top = max(follow.top, seq)
-        if follow.left or (follow.seq is not None and seq <= follow.seq):
+        follow.top, follow.come = max(follow.top, seq), seq
+        if follow.left:
+            return
+        if follow.seq is not None and seq <= follow.seq:
+            if follow.done and follow.done != follow.acked and follow.done.seq <= seq:
+                # Processed before the connection was lost, and until now not to be acknowledged on this one.
+                self._moved(self._received_at)
             return
         final = frame.get("final", False)
         if not follow.missing and follow.seq is not None and seq > follow.seq + 1:
@@ -479,13 +497,15 @@ class Session:
                 yield from self._overflow(name, follow)
         elif created:
             follow.seq, follow.done = seq, Cursor(follow.epoch, seq)
-            self._changed = True
+            self._moved(self._received_at)
         else:
             if follow.seq is None:
                 follow.begin(Cursor(follow.epoch, seq - 1))
             follow.missing = True
-        if final and not follow.reader and not (follow.done and follow.done.seq):
-            # A job of somebody else's that nobody here has looked at: it is not to come again with every connection.
+        # A job of somebody else's that nobody here has looked at is not to come again with every connection. While a submission
+        # is not answered it may be that one's.
+        ours = follow.reader or any(one.reads and not one.stream for one in self.pending.values())
+        if final and not ours and not (follow.done and follow.done.seq):
             yield from self._leave(name, follow)
 
     def _created(self, data: dict[str, Any]) -> Iterator[Action]:
@@ -498,10 +518,12 @@ class Session:
         if not pending.command.reads or pending.stream:
             return
         pending.stream = stream
-        follow = self.streams.setdefault(stream, Follow("", 0, START))
-        if pending.reads:
-            follow.reader = True
         yield Accepted(pending.command.id, stream)
+        if stream in self.streams:
+            # The answer was lost with a connection; on this one the job's events may have come before it, and nobody read them.
+            yield from self._attach(stream, None)
+        else:
+            self.streams[stream] = Follow("", 0, START, START, reader=True)
         if not pending.reads:
             yield from self._detach(stream)
 
@@ -584,7 +606,8 @@ class Session:
         if cursor is None and follow.seq is None and name.startswith("job:") and not follow.followed:
             cursor = START
         if cursor is not None:
-            follow.begin(cursor)
+            # What comes before the answer is of the epoch that is known already.
+            follow.begin(Cursor(follow.epoch, 0) if cursor == START and follow.followed else cursor)
         if self.state != "open":
             return
         if follow.followed and not follow.missing and cursor is None:
@@ -621,8 +644,7 @@ class Session:
         follow.waiting_bytes -= size
         follow.done = cursor
         self.crowded.discard(name)
-        self._changed = True
-        self._ack_at = min(self._ack_at, now + self.config.ack_every_s)
+        self._moved(now)
         if final and name.startswith("job:"):
             follow.finished, follow.reader, follow.missing = True, False, False
             self._finished[name] = None
@@ -633,6 +655,11 @@ class Session:
             if len(follow.waiting) <= half[0] and follow.waiting_bytes <= half[1]:
                 yield from self._fetch(name, follow)
 
+    def _moved(self, now: float) -> None:
+        """There is something to acknowledge, and to save."""
+        self._changed = True
+        self._ack_at = min(self._ack_at, now + self.config.ack_every_s)
+
     def _flush(self) -> Iterator[Action]:
         """Acknowledges what was processed, and has it saved."""
         self._ack_at = _NEVER
@@ -642,7 +669,9 @@ class Session:
         if self.state == "open":
             news: dict[str, str] = {}
             for name, follow in self.streams.items():
-                if follow.followed and follow.done and follow.done.epoch and follow.done != follow.acked and not follow.left:
+                if not follow.followed or follow.left or follow.done is None or not follow.done.epoch:
+                    continue
+                if follow.done != follow.acked and follow.done.seq <= follow.come:
                     news[name] = str(follow.done)
                     follow.acked = follow.done
             if news:
@@ -680,7 +709,7 @@ class Session:
         if follow.seq is not None:
             frame["cursor"] = str(Cursor(follow.epoch, follow.seq))
         asking = self._ask("follow", name, frame)
-        follow.asked = next(reversed(self._asks))
+        follow.asked, follow.asked_seq = next(reversed(self._asks)), follow.seq
         yield asking
 
     def _ask(self, kind: str, stream: str, frame: dict[str, Any]) -> Send:

@@ -328,7 +328,8 @@ class Session:
         """For good."""
         had_socket = self.state in ("open", "connecting")
         self._disconnected()
-        self.state, self._retry_at, self._ack_at = "closed", _NEVER, _NEVER
+        self.state, self._retry_at = "closed", _NEVER
+        yield from self._flush()
         yield from self._fail_pending(error)
         if had_socket:
             yield Hangup(1000)
@@ -400,8 +401,9 @@ class Session:
             elif follow.finished:
                 if not follow.followed:
                     self._forget(name)
-            elif follow.reader and (not follow.followed or not resumed):
-                # Another session begins elsewhere in its user's stream: what lies between is asked for.
+            elif follow.reader and (not follow.followed or not resumed or (follow.seq is not None and follow.acked is None)):
+                # The server does not send it, or from elsewhere: another session begins elsewhere in its user's stream, and a cursor
+                # that was given while there was no connection is not known there.
                 if self._room(follow):
                     yield from self._fetch(name, follow)
                 else:
@@ -491,6 +493,8 @@ class Session:
             pass
         elif follow.reader:
             if self._room(follow):
+                if follow.seq is None and not follow.waiting:
+                    follow.begin(Cursor(follow.epoch, seq - 1))
                 follow.seq = seq
                 yield from self._deliver(name, follow, event_of(frame), Cursor(follow.epoch, seq), size)
             else:

@@ -13,7 +13,21 @@ from typing import Any
 
 import pytest
 
-from rt.client import Changed, Client, ClientError, Closed, Config, FileStore, Job, MemoryStore, Saved, StreamEvent, Unreachable, connect
+from rt.client import (
+    Changed,
+    Client,
+    ClientError,
+    Closed,
+    Config,
+    FileStore,
+    Job,
+    MemoryStore,
+    Saved,
+    Stopped,
+    StreamEvent,
+    Unreachable,
+    connect,
+)
 from rt.client.backoff import Backoff
 from rt.errors import Refused
 from tests.clients.scripted import Play, Scripted
@@ -269,6 +283,19 @@ async def test_a_store_that_fails_ends_the_client_with_its_error() -> None:
     async with playing([*ROOM, {"events": [["room:a", 1, "message", 1], ["room:a", 2, "message", 2]]}]) as (url, _):
         with pytest.raises(OSError, match="No space"):
             await use(url)
+
+
+async def test_what_was_processed_is_kept_also_when_the_server_ends_it() -> None:
+    store = MemoryStore()
+    gone = [{"expect": {"type": "ask", "id": "$a", "data": {}}}, {"close": 4504}]
+    async with playing([*ROOM, {"events": [["room:a", 1, "message", 1], ["room:a", 2, "message", 2]]}, *gone]) as (url, _):
+        async with dial(url, store=store, config=Config()) as rt:
+            room = await rt.subscribe("room:a").ready()
+            await anext(room)
+            await anext(room)
+            with pytest.raises(Stopped):
+                await rt.call("ask", {})
+    assert store.load().cursors["room:a"] == "e:1"
 
 
 async def test_a_store_is_called_on_another_thread_and_last_with_everything() -> None:

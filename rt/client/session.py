@@ -714,6 +714,8 @@ class Session:
             frame["cursor"] = str(Cursor(follow.epoch, follow.seq))
         asking = self._ask("follow", name, frame)
         follow.asked, follow.asked_seq = next(reversed(self._asks)), follow.seq
+        # What comes before the answer comes again behind it.
+        follow.missing = True
         yield asking
 
     def _ask(self, kind: str, stream: str, frame: dict[str, Any]) -> Send:

@@ -285,16 +285,27 @@ async def test_a_store_that_fails_ends_the_client_with_its_error() -> None:
             await use(url)
 
 
+async def test_a_job_that_is_over_is_kept_no_more_once_the_server_knows() -> None:
+    store = MemoryStore()
+    done = [{"events": [["job:1", 1, "job.completed", {"result": 1}]]}, {"acked": {"job:1": "e:1"}}]
+    async with playing([*SUBMIT, *done]) as (url, play), dial(url, store=store) as rt:
+        assert await rt.submit("echo").result() == 1
+        async with asyncio.timeout(5):
+            while not play.played:
+                await asyncio.sleep(0.005)
+    assert store.load() == Saved("s1", {"session:s1": "s:0"})
+
+
 async def test_what_was_processed_is_kept_also_when_the_server_ends_it() -> None:
     store = MemoryStore()
     gone = [{"expect": {"type": "ask", "id": "$a", "data": {}}}, {"close": 4504}]
-    async with playing([*ROOM, {"events": [["room:a", 1, "message", 1], ["room:a", 2, "message", 2]]}, *gone]) as (url, _):
-        async with dial(url, store=store, config=Config()) as rt:
-            room = await rt.subscribe("room:a").ready()
-            await anext(room)
-            await anext(room)
-            with pytest.raises(Stopped):
-                await rt.call("ask", {})
+    events = {"events": [["room:a", 1, "message", 1], ["room:a", 2, "message", 2]]}
+    async with playing([*ROOM, events, *gone]) as (url, _), dial(url, store=store, config=Config()) as rt:
+        room = await rt.subscribe("room:a").ready()
+        await anext(room)
+        await anext(room)
+        with pytest.raises(Stopped):
+            await rt.call("ask", {})
     assert store.load().cursors["room:a"] == "e:1"
 
 

@@ -236,6 +236,23 @@ class World:
         raise AssertionError("it does not come to rest")
 
 
+def test_a_good_connection_makes_the_next_wait_a_first_one_again_and_a_troubled_server_does_not() -> None:
+    bounds: list[float] = []
+    backoff = Backoff(1, 64, lambda low, high: bounds.append(high) or high)  # type: ignore[func-returns-value]
+    session = Session(Config(), m.Saved(), token="t", renewable=False, prefix="c", backoff=backoff)
+    connected = {"type": "connected", "session": "s1", "resumed": False, "subject": "ann", "heartbeat_s": 20, "max_message_bytes": 99}
+    session.handle(m.Start(), 0)
+    for _ in range(3):
+        session.handle(m.NotOpened("nobody"), 0)
+        session.handle(m.Reconnect(), 0)
+    for code, stood_s in ((1006, 0), (4006, 1), (4002, 1), (4006, 11)):
+        session.handle(m.Opened(), 0)
+        session.handle(m.Received([connected | {"streams": {}}], 1), 100)
+        session.handle(m.Dropped(code), 100 + stood_s)
+        session.handle(m.Reconnect(), 100)
+    assert bounds == [1, 2, 4, 1, 2, 4, 1]
+
+
 @pytest.mark.parametrize("seeds", [range(start, start + 50) for start in range(0, 200, 50)], ids=str)
 def test_every_event_once_and_in_order_and_every_command_once(seeds: range) -> None:
     for seed in seeds:

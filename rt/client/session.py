@@ -431,6 +431,9 @@ class Session:
         if frame["recovered"]:
             follow.epoch = epoch
         if not asked:
+            if follow.done == START and frame["recovered"] and not follow.waiting:
+                # From now on it can be named: nothing of it is here yet.
+                follow.begin(Cursor(epoch, 0))
             return
         follow.asked, follow.missing = "", False
         if follow.seq is None and frame["recovered"]:

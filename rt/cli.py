@@ -9,7 +9,8 @@ import os
 import re
 import sys
 import time
-import uuid
+from collections.abc import Iterator
+from dataclasses import asdict
 from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -17,13 +18,13 @@ import typer
 from typer.exceptions import TyperException
 
 from rt import __version__
-from rt.errors import RtError
+from rt.errors import Refused, RtError
 from rt.screen import Progressing, Screen, json_line, show_items, show_letter, visible
 
 if TYPE_CHECKING:
     from rt.app import App
+    from rt.client.http import Accepted, HttpClient
     from rt.doctor import Check
-    from rt.remote import Remote
     from rt.settings import Settings
 
 BUILT_IN = "rt.builtin:app"
@@ -33,6 +34,8 @@ EXIT_WRONG_ARGUMENTS = 2
 EXIT_CANCELLED = 3
 EXIT_INTERRUPTED = 130
 
+#: What is wrong with one dead letter; any other refusal would be the next one's too.
+_OF_ONE_LETTER = ("not_found", "conflict", "too_large", "invalid_input", "invalid_frame", "unknown_job")
 #: How long `rt doctor` waits for its test event.
 _ECHO_S = 15.0
 _TOKEN_TTL_S = 86_400
@@ -239,17 +242,40 @@ def _secret() -> str | None:
     return home.secret() if home else None
 
 
-def _remote(url: str, token: str) -> "Remote":
+def _address(url: str, token: str) -> tuple[str, str]:
     """The server and token that were given, or those of the `rt dev` that runs here."""
     from rt.dev import Home
-    from rt.remote import Remote
     from rt.tokens import DEFAULT_SCOPES, mint
 
     home = Home.find()
     running = home.running() if home else None
     if not token and (secret := _secret()):
         token = mint(secret, "cli", DEFAULT_SCOPES, _TOKEN_TTL_S)
-    return Remote(url or (running.url if running else "http://127.0.0.1:8000"), token)
+    return url or (running.url if running else "http://127.0.0.1:8000"), token
+
+
+@contextlib.contextmanager
+def _server(url: str, token: str) -> "Iterator[HttpClient]":
+    """The HTTP API of that server. What it refuses, and that it is not there, becomes CommandFailed, which says what to do."""
+    from rt.client.errors import Unreachable
+    from rt.client.http import HttpClient
+
+    url, token = _address(url, token)
+    try:
+        with HttpClient(url, token=token, patient=False) as server:
+            yield server
+    except Unreachable as error:
+        raise CommandFailed(f"{error}; start `rt dev`, or name one with --url or RT_URL") from None
+    except Refused as error:
+        hint = "\n  no token was sent: give --token, RT_TOKEN or RT_SECRET, or call this where `rt dev` has run"
+        raise CommandFailed(_words(error) + (hint if error.code == "unauthorized" and not token else "")) from None
+
+
+def _words(error: Refused) -> str:
+    """A refusal as a person reads it: its word, its text, and a line for each wrong field."""
+    lines = [f"{error.code}: {error.message}"]
+    lines += [f"  {'.'.join(map(str, one.get('loc', [])))}: {one.get('msg', '')}" for one in error.details or []]
+    return "\n".join(lines)
 
 
 @cli.command()
@@ -263,8 +289,8 @@ def doctor(url: Url = "", token: Token = "", as_json: AsJson = False) -> int:
 
     checks = diagnose(Home.find())
     if not any(one.name == "settings" and one.status == "fail" for one in checks):
-        with _remote(url, token) as remote:
-            checks.append(_test_event(remote))
+        with _server(url, token) as server:
+            checks.append(_test_event(server))
     failed = any(one.status == "fail" for one in checks)
     if as_json:
         print(json_line({"ok": not failed, "checks": checks}))
@@ -279,28 +305,30 @@ def doctor(url: Url = "", token: Token = "", as_json: AsJson = False) -> int:
     return EXIT_FAILED if failed else 0
 
 
-def _test_event(remote: "Remote") -> "Check":
+def _test_event(server: "HttpClient") -> "Check":
     """Whether a job goes all the way: accepted by a web process, run by a worker, read back."""
+    from rt.client.errors import ClientError, Unreachable
     from rt.doctor import Check
-    from rt.remote import ApiError, Unreachable
 
     began = time.monotonic()
     try:
-        job_id = remote.submit({"job": "echo", "input": {"text": "rt doctor"}})["job_id"]
+        job_id = server.submit("echo", {"text": "rt doctor"}).job_id
         while time.monotonic() < began + _ECHO_S:
-            status = remote.job(job_id)["status"]
+            status = server.job(job_id)["status"]
             if status == "completed":
                 return Check("test event", "ok", f"an echo job came back from a worker in {(time.monotonic() - began) * 1000:.0f} ms")
             if status in ("failed", "cancelled"):
                 return Check("test event", "fail", f"the echo job {job_id} ended as {status}", f"`rt job watch {job_id}` says why")
             time.sleep(0.05)
-        remote.cancel(job_id)
+        server.cancel(job_id)
     except Unreachable as error:
         return Check("test event", "skip", f"no web process to send it to: {error}")
-    except ApiError as error:
+    except ClientError as error:
+        return Check("test event", "fail", str(error))
+    except Refused as error:
         if error.code == "unknown_job":
-            return Check("test event", "skip", f"the App at {remote.url} has no job echo")
-        return Check("test event", "fail", f"{remote.url}: {error}", "is its RT_SECRET the one that is used here?")
+            return Check("test event", "skip", f"the App at {server.url} has no job echo")
+        return Check("test event", "fail", f"{server.url}: {_words(error)}", "is its RT_SECRET the one that is used here?")
     return Check("test event", "fail", f"no worker ran the echo job within {_ECHO_S:g} s", "start `rt worker` with the web's REDIS_URL")
 
 
@@ -328,8 +356,7 @@ def bench(
     with contextlib.ExitStack() as stack:
         pid = None
         if url or (home and home.running()):
-            with _remote(url, token) as remote:
-                url, token = remote.url, remote.token
+            url, token = _address(url, token)
         else:
             say("no server is named and no `rt dev` runs here: a private one is measured")
             here = stack.enter_context(private())
@@ -359,15 +386,12 @@ def submit(
     as_json: AsJson = False,
 ) -> int:
     """Submits a job and follows it. Exit code: 0 completed, 1 failed, 3 cancelled."""
-    body: dict[str, Any] = {"job": name, "input": _input(given, fields or [])}
-    if stream:
-        body["stream"] = stream
-    with _remote(url, token) as remote:
-        # With a key of its own a submission can be sent again when its answer was lost.
-        accepted = remote.submit(body, idempotency_key or str(uuid.uuid4()))
+    input = _input(given, fields or [])
+    with _server(url, token) as server:
+        accepted = server.submit(name, input, stream=stream, idempotency_key=idempotency_key)
         if follow:
-            return _follow(remote, accepted["job_id"], as_json)
-        print(json_line(accepted) if as_json else visible(accepted["job_id"]))
+            return _follow(server, accepted.job_id, as_json)
+        print(json_line(_told(accepted)) if as_json else visible(accepted.job_id))
         return 0
 
 
@@ -379,8 +403,8 @@ def watch(
     as_json: AsJson = False,
 ) -> int:
     """Shows a job's events from its first one until it ends. Exit code: 0 completed, 1 failed, 3 cancelled."""
-    with _remote(url, token) as remote:
-        return _follow(remote, job_id, as_json)
+    with _server(url, token) as server:
+        return _follow(server, job_id, as_json)
 
 
 @job.command()
@@ -391,9 +415,9 @@ def cancel(
     as_json: AsJson = False,
 ) -> None:
     """Cancels a job; it ends as soon as its worker hears of it."""
-    with _remote(url, token) as remote:
-        answer = remote.cancel(job_id)
-    print(json_line(answer) if as_json else visible(f"{answer['job_id']} {answer['status']}"))
+    with _server(url, token) as server:
+        status = server.cancel(job_id)
+    print(json_line({"job_id": job_id, "status": status}) if as_json else visible(f"{job_id} {status}"))
 
 
 @job.command("ls")
@@ -406,9 +430,9 @@ def list_jobs(
     as_json: AsJson = False,
 ) -> None:
     """Lists jobs, newest first."""
-    with _remote(url, token) as remote:
-        page = remote.jobs(status=status, job=name, limit=limit)
-    show_items(page["items"], ("job_id", "job", "status", "attempt", "created_at"), as_json)
+    with _server(url, token) as server:
+        page = server.jobs(status=status, job=name, limit=limit)
+    show_items(page.items, ("job_id", "job", "status", "attempt", "created_at"), as_json)
 
 
 @job.command()
@@ -423,15 +447,15 @@ def dead(
     as_json: AsJson = False,
 ) -> None:
     """Lists jobs that failed and were kept, newest first; with an ID shows one of them."""
-    with _remote(url, token) as remote:
+    with _server(url, token) as server:
         if job_id is None:
-            items = remote.letters(job=name, limit=limit)["items"]
+            items = server.letters(job=name, limit=limit).items
             rows = [one | {"error": one["error"]["code"]} for one in items]
             show_items(items if as_json else rows, ("job_id", "job", "error", "attempts", "failed_at", "retried_as"), as_json)
         elif as_json:
-            print(json_line(remote.letter(job_id)))
+            print(json_line(server.letter(job_id)))
         else:
-            show_letter(remote.letter(job_id))
+            show_letter(server.letter(job_id))
 
 
 @job.command()
@@ -446,47 +470,49 @@ def retry(
     """Runs failed jobs again, each as another job; harmless to repeat. Exit code 1 when one could not be."""
     if bool(job_ids) == every or (name and not every):
         _wrong("give the IDs of failed jobs, or --all, with --job for those of one name; `rt job dead` lists them")
-    with _remote(url, token) as remote:
-        ids = job_ids or _to_retry(remote, name)
+    with _server(url, token) as server:
+        ids = job_ids or _to_retry(server, name)
         if not ids:
             print("there is no failed job that was not yet run again", file=sys.stderr)
             return 0
-        return _retry(remote, ids, as_json)
+        return _retry(server, ids, as_json)
 
 
-def _to_retry(remote: "Remote", name: str | None) -> list[str]:
+def _told(accepted: "Accepted") -> dict[str, Any]:
+    """The server's answer, member for member."""
+    return {name: value for name, value in asdict(accepted).items() if name != "duplicate"}
+
+
+def _to_retry(server: "HttpClient", name: str | None) -> list[str]:
     """The failed jobs that were not yet run again; what failed first is run first."""
     ids, cursor = [], None
     with Progressing("listed") as progress:
         while True:
-            page = remote.letters(job=name, limit=100, cursor=cursor)
-            ids += [one["job_id"] for one in page["items"] if "retried_as" not in one]
+            page = server.letters(job=name, limit=100, cursor=cursor)
+            ids += [one["job_id"] for one in page.items if "retried_as" not in one]
             progress.show(len(ids))
-            cursor = page["next"]
+            cursor = page.next
             if cursor is None:
                 return ids[::-1]
 
 
-def _retry(remote: "Remote", ids: list[str], as_json: bool) -> int:
-    from rt.remote import ApiError
-
+def _retry(server: "HttpClient", ids: list[str], as_json: bool) -> int:
     done: list[str] = []
     failed = 0
     try:
         with Progressing("run again", len(ids)) as progress:
             for job_id in ids:
                 try:
-                    answer = remote.retry(job_id)
-                except ApiError as error:
-                    # What is wrong with one of them; anything else would be wrong with the next one too.
-                    if error.status not in (404, 409, 413, 422):
+                    answer = server.retry(job_id)
+                except Refused as error:
+                    if error.code not in _OF_ONE_LETTER:
                         raise
                     failed += 1
-                    print(f"error: {visible(job_id)}: {visible(str(error))}", file=sys.stderr, flush=True)
+                    print(f"error: {visible(job_id)}: {visible(_words(error))}", file=sys.stderr, flush=True)
                 else:
-                    done.append(answer["job_id"])
-                    told = {"retried": job_id} | answer
-                    print(json_line(told) if as_json else visible(f"{job_id}\t{answer['job_id']}\t{answer['status']}"), flush=True)
+                    done.append(answer.job_id)
+                    told = {"retried": job_id} | _told(answer)
+                    print(json_line(told) if as_json else visible(f"{job_id}\t{answer.job_id}\t{answer.status}"), flush=True)
                 progress.show(len(done) + failed)
     finally:
         if len(ids) > 1:
@@ -506,18 +532,16 @@ def forget(
     as_json: AsJson = False,
 ) -> int:
     """Deletes what was kept of failed jobs, input and errors; they are still known as failed. Exit code 1 when one could not be."""
-    from rt.remote import ApiError
-
     failed = 0
-    with _remote(url, token) as remote:
+    with _server(url, token) as server:
         for job_id in job_ids:
             try:
-                remote.forget(job_id)
-            except ApiError as error:
-                if error.status != 404:  # anything else would be wrong with the next one too
+                server.forget(job_id)
+            except Refused as error:
+                if error.code != "not_found":  # anything else would be wrong with the next one too
                     raise
                 failed += 1
-                print(f"error: {visible(job_id)}: {visible(str(error))}", file=sys.stderr, flush=True)
+                print(f"error: {visible(job_id)}: {visible(_words(error))}", file=sys.stderr, flush=True)
             else:
                 print(json_line({"forgotten": job_id}) if as_json else visible(job_id), flush=True)
     return EXIT_FAILED if failed else 0
@@ -544,17 +568,21 @@ def _input(given: str, fields: list[str]) -> dict[str, Any]:
     return whole
 
 
-def _follow(remote: "Remote", job_id: str, as_json: bool) -> int:
+def _follow(server: "HttpClient", job_id: str, as_json: bool) -> int:
     """Shows events until the last one; the exit code that says how the job ended."""
+    from rt.client.http import Lost, job_path
+
     with contextlib.closing(Screen()) as screen:
         try:
-            for event in remote.follow(job_id):
+            for _, event in server.frames(f"{job_path(job_id)}/events"):
                 if as_json:
                     print(json_line(event), flush=True)
                 else:
                     screen.show(event)
                 if event.get("final"):
                     return {"job.completed": 0, "job.cancelled": EXIT_CANCELLED}.get(event["type"], EXIT_FAILED)
+        except Lost as error:
+            raise CommandFailed(f"{error}; the job goes on, see it again with: rt job watch {job_id}") from None
         except KeyboardInterrupt:
             screen.close()
             print(f"the job goes on; see it again with: rt job watch {visible(job_id)}", file=sys.stderr)

@@ -8,18 +8,18 @@ import signal
 import stat
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rt import cli, remote
+from rt import cli
 from rt.app import App
+from rt.client.backoff import Backoff
 from rt.tokens import DEFAULT_SCOPES, verify
+from tests.fakeserver import FakeServer, sse
 
 SECRET = "s" * 32
 
@@ -33,7 +33,7 @@ def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         if name.startswith("RT_") or name in ("REDIS_URL", "REDIS_TLS_URL", "PORT", "WEB_CONCURRENCY"):
             monkeypatch.delenv(name)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(remote, "_backoff_s", lambda failures: 0)
+    monkeypatch.setattr("rt.client.http.Backoff", lambda base_s, cap_s: Backoff(0, 0))
     monkeypatch.chdir(tmp_path)
 
 
@@ -210,65 +210,12 @@ def test_a_token_s_lifetime_tenant_and_json_form(run: Run, tmp_path: Path) -> No
 # Jobs over HTTP, against a server that is told what to answer
 
 
-class FakeServer:
-    """Answers requests from a list, in order: a status and JSON, or a list of SSE blocks; None cuts the connection."""
-
-    def __init__(self) -> None:
-        self.answers: list[Any] = []
-        self.requests: list[tuple[str, str, dict[str, str], bytes]] = []
-        self.hold = threading.Event()
-        fake = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def log_message(self, *_: object) -> None:
-                pass
-
-            def answer(self) -> None:
-                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-                fake.requests.append((self.command, self.path, dict(self.headers), body))
-                told = fake.answers.pop(0)
-                if told is None:
-                    self.connection.close()
-                    return
-                events = isinstance(told, list)
-                self.send_response(200 if events else told[0])
-                if told[0] == 204:
-                    self.end_headers()
-                    return
-                self.send_header("Content-Type", "text/event-stream" if events else "application/json")
-                self.end_headers()
-                for one in told if events else [json.dumps(told[1])]:
-                    if one == "hold":
-                        fake.hold.wait(10)
-                    else:
-                        self.wfile.write(one.encode())
-                        self.wfile.flush()
-
-            do_GET = do_POST = do_DELETE = answer  # noqa: N815 - the library looks for these names
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01})
-
-
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeServer]:
-    fake = FakeServer()
-    fake.thread.start()
-    monkeypatch.setenv("RT_URL", fake.url)
-    monkeypatch.setenv("RT_TOKEN", "a.b.c")
-    yield fake
-    fake.hold.set()
-    fake.server.shutdown()
-    fake.server.server_close()
-    fake.thread.join()
-
-
-def sse(seq: int, type: str, **data: Any) -> str:
-    event: dict[str, Any] = {"seq": seq, "type": type, "stream": "job:1", "ts": 1000 * seq, "data": data}
-    if type in ("job.completed", "job.failed", "job.cancelled"):
-        event["final"] = True
-    return f"id: e:{seq}\nevent: {type}\ndata: {json.dumps(event)}\n\n"
+    with FakeServer() as fake:
+        monkeypatch.setenv("RT_URL", fake.url)
+        monkeypatch.setenv("RT_TOKEN", "a.b.c")
+        yield fake
 
 
 ACCEPTED = (202, {"job_id": "1", "status": "queued", "stream": "job:1", "events_url": "/v1/jobs/1/events"})

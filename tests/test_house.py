@@ -40,7 +40,7 @@ LINES: list[tuple[str, set[str]]] = [
     ("work", {"rt.jobs", "rt.app"}),
     ("one life each", {"rt.actors"}),
     ("the roof", {"rt.api"}),
-    ("front doors", {"rt.cli", "rt.remote", "rt.screen", "rt.dev", "rt.doctor", "rt.bench", "rt.builtin", "rt.client"}),
+    ("front doors", {"rt.cli", "rt.screen", "rt.dev", "rt.doctor", "rt.bench", "rt.builtin", "rt.client"}),
 ]
 
 #: Who may know a library. A name stands for its whole package.
@@ -51,7 +51,7 @@ LIBRARIES: dict[str, set[str]] = {
     "fastapi": {"rt.api"},
     "starlette": {"rt.api"},
     "uvicorn": {"rt.api"},
-    "websockets": {"rt.api", "rt.bench", "rt.client"},
+    "websockets": {"rt.api", "rt.bench", "rt.client.link"},
     "ormsgpack": {"rt.codec"},
     "pydantic_core": {"rt.codec"},
     "json": {"rt.codec"},
@@ -65,7 +65,7 @@ LIBRARIES: dict[str, set[str]] = {
     "prometheus_client": {"rt.telemetry", "rt.api.health"},
     "typer": {"rt.cli"},
     "rich": {"rt.cli", "rt.screen"},
-    "httpx2": {"rt.jobs.models.openai", "rt.remote", "rt.client"},
+    "httpx2": {"rt.jobs.models.openai", "rt.client.http"},
 }
 
 #: Modules that decide and do nothing: no await, no clock, no I/O. Beside each, what it may draw by chance, and why.
@@ -81,6 +81,12 @@ PURE: dict[str, set[str]] = {
     "rt.actors.session": set(),
     "rt.actors.router": set(),
     "rt.actors.frames": set(),
+    "rt.client.errors": set(),
+    "rt.client.events": set(),
+    "rt.client.messages": set(),
+    "rt.client.backoff": {"random"},  # jitter; a test gives its own
+    "rt.client.transcript": set(),
+    "rt.client.session": set(),
 }
 IMPURE = {"asyncio", "threading", "time", "datetime", "random", "secrets", "uuid", "socket", "os", "subprocess", "pathlib", "io"}
 

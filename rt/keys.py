@@ -33,6 +33,7 @@ _ID = re.compile(r"(?:[A-Za-z0-9._~@+=-]|%[0-9A-F]{2})+")
 #: Its length, as it stands in the name.
 MAX_ID_CHARS = 128
 _PLAIN = "._~@+=-"
+_IS_PLAIN = re.compile(r"[A-Za-z0-9._~@+=-]*")
 
 
 class Stream(NamedTuple):
@@ -65,7 +66,7 @@ def parse_stream(name: object, loc: str = "stream") -> Stream:
 
 def escape(text: str) -> str:
     """A subject, or a plain arq job's id, as it stands in a stream name."""
-    return quote(text, safe=_PLAIN)
+    return text if _IS_PLAIN.fullmatch(text) else quote(text, safe=_PLAIN)
 
 
 def session_stream(session: str) -> str:

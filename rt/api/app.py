@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
-from starlette.datastructures import MutableHeaders, State
+from starlette.datastructures import State
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -24,13 +24,13 @@ from rt.telemetry import metrics
 _WEBSOCKET = "/v1/ws"
 
 #: Where a response does not say otherwise: answers are somebody's own, and no page.
-_HEADERS = {
-    "Cache-Control": "no-store",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-}
+_HEADERS = [
+    (b"cache-control", b"no-store"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-content-type-options", b"nosniff"),
+]
 
 
 class Web:
@@ -39,6 +39,12 @@ class Web:
     def __init__(self, app: App, settings: Settings) -> None:
         self.state = State()
         self._app, self._settings = app, settings
+        middleware = [
+            Middleware(Measured),
+            Middleware(SecurityHeaders),
+            Middleware(Unexpected),
+            Middleware(BodyLimit, limit=settings.max_message_bytes),
+        ]
         self._http = FastAPI(
             title="rt",
             version=__version__,
@@ -48,13 +54,12 @@ class Web:
             openapi_url=None,
             redirect_slashes=False,
             generate_unique_id_function=lambda route: route.name,
-            middleware=[
-                Middleware(Measured),
-                Middleware(SecurityHeaders),
-                Middleware(Unexpected),
-                Middleware(BodyLimit, limit=settings.max_message_bytes),
-            ],
+            middleware=middleware,
         )
+        submissions: ASGIApp = jobs.Submissions(self.state)
+        for one in reversed(middleware):
+            submissions = one.cls(submissions, *one.args, **one.kwargs)
+        self._submissions = submissions
         problems.install(self._http)
         for router in (jobs.router, letters.router, streams.router, tickets.router, health.router, docs(self._http)):
             self._http.include_router(router)
@@ -67,6 +72,9 @@ class Web:
                 await _no_websocket(scope, receive, send)
             return
         if scope["type"] == "http":
+            if jobs.Submissions.takes(scope):
+                await self._submissions(scope, receive, send)
+                return
             # Routed as it was sent: decoded, an id with a slash in it would be two parts of a path.
             scope = {**scope, "path": scope["raw_path"].decode("latin-1")}
         await self._http(scope, receive, send)
@@ -76,7 +84,7 @@ class Web:
         async with open_services(self._app, self._settings) as services:
             authenticator = Authenticator(self._settings, services.store)
             http.state.services = self.state.services = services
-            http.state.authenticator = authenticator
+            http.state.authenticator = self.state.authenticator = authenticator
             http.state.redis_check = health.RedisCheck(services.store)
             self.state.websocket = WebSocketEndpoint(services, authenticator)
             yield
@@ -116,9 +124,9 @@ class SecurityHeaders:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def adding(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in _HEADERS.items():
-                    headers.setdefault(name, value)
+                headers = list(message.get("headers", ()))
+                said = {name for name, _ in headers}
+                message["headers"] = headers + [one for one in _HEADERS if one[0] not in said]
             await send(message)
 
         await self._app(scope, receive, adding)

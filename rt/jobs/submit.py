@@ -65,7 +65,7 @@ async def submit(
         delay_s=delay_s,
         timeout_s=timeout_s,
     )
-    hash = submit_hash(job.name, input, stream, delay_s, timeout_s)
+    hash = submit_hash(job.name, input, stream, delay_s, timeout_s) if records else "-"
     job_id = new_job_id()
     accepted: Accepted = await until_not_busy(lambda: queue.accept(new, hash=hash, records=records, job_id=job_id))
     return accepted

@@ -1,17 +1,19 @@
 """Who calls: tokens in the header, tickets that are good for one connection."""
 
 import asyncio
+import contextlib
 import json
 import time
 
 import pytest
 from websockets.asyncio.client import connect
 
-from rt.api.auth import Authenticator
+from rt.api import auth
+from rt.api.auth import KNOWN_TOKENS, Authenticator
 from rt.errors import Refused
 from rt.redis import Store
 from rt.settings import BadSettings, Settings
-from rt.tokens import Claims, mint
+from rt.tokens import LEEWAY_S, Claims, mint
 from tests.api.conftest import Web, code
 from tests.conftest import SECRET
 
@@ -108,3 +110,30 @@ async def test_a_browser_opens_its_websocket_with_a_ticket(web: Web) -> None:
 def test_nobody_is_let_in_where_there_is_no_secret(settings: Settings) -> None:
     with pytest.raises(BadSettings, match="RT_SECRET"):
         Authenticator(settings.model_copy(update={"secret": None}), None)  # type: ignore[arg-type]
+
+
+async def test_a_token_that_is_known_still_expires(settings: Settings, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    authenticator = Authenticator(settings, store)
+    token = mint(SECRET, "alice", ["jobs:read"], 60)
+    claims = await authenticator.token(token)
+    assert await authenticator.token(token) is claims
+
+    def expired(*_: str) -> Claims:
+        raise Refused("token_expired", "the token has expired")
+
+    monkeypatch.setattr(auth, "verify", expired)
+    for late, over in ((claims.expires_at + LEEWAY_S - 1, False), (claims.expires_at + LEEWAY_S, True)):
+        with monkeypatch.context() as patch:
+            patch.setattr(time, "time", lambda late=late: late)
+            with pytest.raises(Refused) if over else contextlib.nullcontext():
+                assert await authenticator.token(token) is claims
+
+
+async def test_no_more_tokens_are_remembered_than_a_bound_and_none_that_is_refused(settings: Settings, store: Store) -> None:
+    authenticator = Authenticator(settings, store)
+    for n in range(KNOWN_TOKENS + 10):
+        await authenticator.token(mint(SECRET, f"s{n}", [], 60))
+        if n < 5:
+            with pytest.raises(Refused):
+                await authenticator.token(mint("x" * 32, f"s{n}", [], 60))
+    assert len(authenticator._known) == KNOWN_TOKENS

@@ -3,8 +3,11 @@
 import asyncio
 from typing import Any
 
+import pytest
 from arq.connections import ArqRedis
+from fastapi import FastAPI
 
+from rt.api.jobs import Submissions
 from rt.redis import Store
 from rt.tokens import DEFAULT_SCOPES
 from tests.api.conftest import Serve, Web, code, read_events
@@ -46,6 +49,50 @@ async def test_a_repeat_says_how_the_job_is_doing_now(web: Web) -> None:
     again = await alice.post("/v1/jobs", **call)
     assert (again.status_code, again.json()["status"]) == (200, "completed")
     assert again.headers["location"] == first.headers["location"]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        {"json": {"job": "echo", "input": {"text": "x"}}},
+        {"json": {"job": "echo", "input": {"text": "x"}}, "headers": {"Idempotency-Key": "k"}},
+        {"json": {"job": "echo", "input": {"text": "x"}}, "headers": [(b"Idempotency-Key", b"\xe9")]},
+        {"json": {"job": "echo", "input": {"text": "x"}}, "headers": [(b"Idempotency-Key", b"a b")]},
+        {"json": {"job": "echo", "input": {"text": "x"}}, "headers": {"Authorization": "Bearer  two"}},
+        {"json": {"job": "echo", "input": {"text": "x"}}, "headers": {"Authorization": "Bearer nonsense"}},
+        {"json": {"job": "echo", "input": {"text": 5}}},
+        {"json": {"job": "none", "input": {}}},
+        {"json": {"job": "echo", "more": 1}},
+        {"json": {"job": "echo", "input": {"text": "x"}, "stream": "job:x"}},
+        {"content": b"{"},
+        {"content": b"[" * 100 + b"]" * 100},
+        {"content": b'{"job": "echo", "input": {"text": "%s"}}' % (b"x" * 300_000)},
+    ],
+)
+async def test_the_short_way_in_answers_as_the_long_one(web: Web, monkeypatch: pytest.MonkeyPatch, call: dict[str, Any]) -> None:
+    """What FastAPI would have said is said, to the letter but for the job's id."""
+    answers = []
+    for short in (True, False):
+        if not short:
+            monkeypatch.setattr(Submissions, "takes", lambda _: False)
+            if isinstance(headers := call.get("headers"), dict) and headers.get("Idempotency-Key") == "k":
+                call = call | {"headers": {"Idempotency-Key": "another"}}
+        response = await web.client().post("/v1/jobs", **call)
+        body = response.json()
+        id = body.get("job_id", "none")
+        headers = {name: value.replace(id, "ID") for name, value in response.headers.items() if name != "content-length"}
+        answers.append((response.status_code, response.text.replace(id, "ID"), headers))
+    assert answers[0] == answers[1]
+
+
+async def test_a_usual_call_goes_the_short_way(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def no_fastapi(*_: Any) -> None:
+        raise AssertionError("the long way")
+
+    monkeypatch.setattr(FastAPI, "__call__", no_fastapi)
+    call = {"job": "echo", "input": {"text": "x"}}
+    for headers in ({}, {"Idempotency-Key": "k"}):
+        assert (await web.client().post("/v1/jobs", json=call, headers=headers)).status_code == 202
 
 
 async def test_a_key_belongs_to_its_body_and_to_its_subject(web: Web) -> None:

@@ -40,6 +40,7 @@ _FRAMES = frozenset(
         "message",
     }
 )
+_CREATED = b',"type":"job.created",'
 _TYPE = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")
 
 
@@ -100,10 +101,15 @@ def is_final(raw: bytes) -> bool:
 
 def created_job(raw: bytes) -> str | None:
     """The id of the job that stored bytes announce, or None when they are no `job.created`."""
-    if raw.find(b',"type":"job.created",', 0, 48) < 0:
+    if raw.find(_CREATED, 0, 48) < 0:
         return None
     job_id = from_json_bytes(raw)["data"]["job_id"]
     return job_id if isinstance(job_id, str) else None
+
+
+def is_plain(raw: bytes) -> bool:
+    """Whether nothing follows from stored bytes but that they are forwarded: neither a terminal event nor a `job.created`."""
+    return not is_final(raw) and raw.find(_CREATED, 0, 48) < 0
 
 
 def seq_of(raw: bytes) -> int:

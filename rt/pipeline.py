@@ -227,6 +227,12 @@ class Subscriber:
                 self._waiter = None
         if not self._messages:
             raise RedisConnectionError("the connection was lost")
+        return self.next_nowait()
+
+    def next_nowait(self) -> tuple[str, str, bytes] | None:
+        """As `next`, of what has come already. Raises ReplyError."""
+        if not self._messages:
+            return None
         message = self._messages.popleft()
         if len(self._messages) == MAX_UNREAD // 2 and self._wire.live:
             self._wire.transport.resume_reading()

@@ -304,6 +304,15 @@ class Listener:
             if message is not None and message[0] != "pong":
                 return message
 
+    def heard(self) -> tuple[str, str, bytes] | None:
+        """As `hear`, of what has come already; None when that was all."""
+        if not isinstance(self._subscriber, Subscriber):
+            return None
+        try:
+            return self._subscriber.next_nowait()
+        except ReplyError as error:
+            raise _refusal(error) from error
+
     async def _guard(self, awaitable: Awaitable[T]) -> T:
         try:
             return await awaitable

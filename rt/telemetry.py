@@ -34,7 +34,6 @@ class Metrics:
     slow_consumers = Counter(
         "rt_slow_consumers_total", "Connections that fell back to the log, or were closed.", ["what"], registry=REGISTRY
     )
-    mailbox_full = Counter("rt_mailbox_full_total", "Live events not put into a full mailbox (read from the log later).", registry=REGISTRY)
     repairs = Counter("rt_live_repairs_total", "Lost announcements found by a check of the tops.", registry=REGISTRY)
     command_seconds = Histogram("rt_command_seconds", "Command received to answer queued.", ["type"], registry=REGISTRY, buckets=_LATENCY)
     http_requests = Counter("rt_http_requests_total", "HTTP answers.", ["route", "status"], registry=REGISTRY)

@@ -27,6 +27,7 @@ LINES: list[tuple[str, set[str]]] = [
             "rt.codec",
             "rt.cursor",
             "rt.keys",
+            "rt.gate",
             "rt.telemetry",
             "rt.pipeline",
             "rt.sentinel",

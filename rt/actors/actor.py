@@ -23,6 +23,8 @@ class Actor(Generic[M]):
     Only the actor's own loop touches its state. Stopping is closing the mailbox: what is in it is still handled.
     """
 
+    __slots__ = ("__weakref__", "mailbox", "name")
+
     def __init__(self, name: str, capacity: int) -> None:
         self.name = name
         self.mailbox: Mailbox[M] = Mailbox(capacity)

@@ -24,6 +24,7 @@ from rt.actors.router import Handled, Router
 from rt.actors.session import MAX_FOLLOWED, Config, Session, too_many
 from rt.cursor import Cursor, parse_cursor
 from rt.errors import Refused, TakenOver
+from rt.gate import Gate
 from rt.jobs.access import Access
 from rt.jobs.queue import JobQueue
 from rt.jobs.submit import named_job, submit
@@ -85,6 +86,26 @@ class ConnectionActor(Actor[m.Message | None]):
     because their number is bounded by what the actor asked of them and not by a client.
     """
 
+    __slots__ = (
+        "_broken",
+        "_entry",
+        "_handlers",
+        "_lane",
+        "_lane_room",
+        "_loop",
+        "_parts",
+        "_socket",
+        "_tasks",
+        "_timer",
+        "_timer_at",
+        "_token",
+        "_told",
+        "_watches",
+        "close_code",
+        "outbox",
+        "session",
+    )
+
     def __init__(self, name: str, parts: Parts, socket: Socket, *, msgpack: bool, token: str | None) -> None:
         settings = parts.settings
         super().__init__(name, settings.mailbox)
@@ -99,22 +120,20 @@ class ConnectionActor(Actor[m.Message | None]):
             msgpack=msgpack,
             limit_bytes=settings.outbox_bytes,
             timeout_s=settings.send_timeout_s,
-            on_room=lambda: self.tell(m.Drained()),
+            on_room=self._on_room,
             on_lost=self._on_lost,
         )
         self._entry: Entry | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], None] = {}
         self._watches: dict[str, asyncio.Task[None]] = {}
         self._broken: BaseException | None = None
-        self._lane: deque[Any] = deque()
-        self._lane_runs = False
-        self._lane_room = asyncio.Event()
-        self._lane_room.set()
-        self._handlers = asyncio.Semaphore(MAX_HANDLERS)
+        #: None while no command is under way.
+        self._lane: deque[Any] | None = None
+        self._lane_room = Gate()
+        self._handlers: asyncio.Semaphore | None = None
         self._timer: asyncio.TimerHandle | None = None
         #: uvloop's handle of what is due at once cannot say when that is.
         self._timer_at = 0.0
-        self._missed: dict[str, Live] = {}
         self._told: dict[object, m.Message] = {}
         #: The code that the connection was closed with by this side; None while it lives.
         self.close_code: int | None = None
@@ -122,16 +141,17 @@ class ConnectionActor(Actor[m.Message | None]):
     # the tail's sink: called from the live reader
 
     def on_live(self, stream: str, live: Live) -> None:
-        if stream in self._missed:
-            self._missed[stream] = live
-            return
+        """At once, not by the mailbox: deciding waits for nothing, so it never meets a message that is half handled."""
         try:
-            self.mailbox.put_nowait(m.News(stream, live))
-        except MailboxFull:
-            metrics.mailbox_full.inc()
-            self._missed[stream] = live
-        except MailboxClosed:
-            pass
+            if self.session.takes(stream, live, self.outbox.free or self.outbox.room > 0):
+                metrics.events_sent.inc(live.last - live.first + 1)
+                self.outbox.put_live(live)
+            else:
+                for effect in self.session.handle(m.News(stream, live), self._loop.time(), self.outbox.room):
+                    self._perform(effect)
+                self._look_for_room()
+        except Exception as error:
+            self._break(error)
 
     def on_checked(self, stream: str, head: Head) -> None:
         self.tell(m.Checked(stream, head), key=("checked", stream))
@@ -158,19 +178,27 @@ class ConnectionActor(Actor[m.Message | None]):
             await self._step(message)
         while self._told:
             await self._step(self._told.pop(next(iter(self._told))))
-        while self._missed:
-            stream, live = self._missed.popitem()
-            await self._step(m.Missed(stream, live.epoch, live.last))
         self._arm()
 
     async def _step(self, message: m.Message) -> None:
         for effect in self.session.handle(message, self._loop.time(), self.outbox.room):
-            await self._perform(effect)
+            match effect:
+                case m.Open(connect, cursors):
+                    # Nothing else can be done before this is: it runs in the actor itself.
+                    await self._open(connect, cursors)
+                case m.Close(code, reason):
+                    await self._close(code, reason)
+                case _:
+                    self._perform(effect)
+        self._look_for_room()
+
+    def _look_for_room(self) -> None:
         # The session counts events as they are stored; in MessagePack they may be smaller, and the outbox was never full.
         if self.session.starved and self.outbox.room > 0:
             self.tell(m.Drained(), key="drained")
 
-    async def _perform(self, effect: m.Effect) -> None:
+    def _perform(self, effect: m.Effect) -> None:
+        """Of the effects that wait for nothing; what they begin answers with a message."""
         match effect:
             case m.Send(frame):
                 self._count(frame)
@@ -193,25 +221,21 @@ class ConnectionActor(Actor[m.Message | None]):
                     self._entry.fields |= fields
                     self._entry.furthest = furthest_ or self._entry.furthest
             case m.Run(command):
+                if self._lane is None:
+                    self._lane = deque()
+                    self._spawn(self._run_lane(self._lane))
                 self._lane.append(command)
                 if len(self._lane) >= LANE:
                     self._lane_room.clear()
-                if not self._lane_runs:
-                    self._lane_runs = True
-                    self._spawn(self._run_lane())
-            case m.Open(connect, cursors):
-                # Nothing else can be done before this is: it runs in the actor itself.
-                await self._open(connect, cursors)
-            case m.Close(code, reason):
-                await self._close(code, reason)
 
     async def on_stop(self, ended: Ended) -> None:
         """Frees everything; what was acknowledged is stored."""
+        self.session.closed = True
         if ended.how == "failed":
             await self._close(4006, "server error")
         if self._timer:
             self._timer.cancel()
-        tasks, self._tasks = self._tasks, set()
+        tasks, self._tasks = self._tasks, {}
         for task in tasks:
             task.cancel()
         for stream in self.session.follows:
@@ -241,16 +265,20 @@ class ConnectionActor(Actor[m.Message | None]):
 
     def _task(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(coroutine)
-        self._tasks.add(task)
+        self._tasks[task] = None
         task.add_done_callback(self._spawned)
         return task
 
     def _spawned(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
+        self._tasks.pop(task, None)
         if not task.cancelled() and (error := task.exception()) is not None:
-            # A read or a lane that never answers would be a hole that nobody tells of: the actor fails, the client resumes.
-            self._broken = error
-            self.tell(m.Drained(), key="broken")
+            self._break(error)
+
+    def _break(self, error: BaseException) -> None:
+        """What was to be done and was not would be a hole that nobody tells of: the actor fails, the client resumes."""
+        self._broken = error
+        self.session.closed = True
+        self.tell(m.Drained(), key="broken")
 
     def _arm(self) -> None:
         """One timer a connection, set for when the session next wants to know the time."""
@@ -266,6 +294,9 @@ class ConnectionActor(Actor[m.Message | None]):
             self.tell(m.Tick())
         else:
             self._arm()
+
+    def _on_room(self) -> None:
+        self.tell(m.Drained())
 
     def _on_lost(self, why: str) -> None:
         if why == "slow":
@@ -325,28 +356,30 @@ class ConnectionActor(Actor[m.Message | None]):
     async def _authenticate(self, connect: Connect) -> Claims:
         if connect.ticket is not None:
             return await self._parts.authenticate.ticket(connect.ticket)
-        token = connect.token if connect.token is not None else self._token
+        token, self._token = connect.token if connect.token is not None else self._token, None
         if token is None:
             raise Refused("unauthorized", "a token is needed: in the connect frame, an Authorization header or a subprotocol")
         return await self._parts.authenticate.token(token)
 
     # commands
 
-    async def _run_lane(self) -> None:
+    async def _run_lane(self, lane: deque[Any]) -> None:
         """Commands one after the other, in the order in which they came; application handlers run beside it."""
         try:
-            while self._lane:
-                command = self._lane[0]
+            while lane:
+                command = lane[0]
                 if isinstance(command, Handled):
+                    if self._handlers is None:
+                        self._handlers = asyncio.Semaphore(MAX_HANDLERS)
                     await self._handlers.acquire()
-                    self._spawn(self._handle_event(command))
+                    self._spawn(self._handle_event(command, self._handlers))
                 else:
                     await self._answer(command.type, command.id, partial(self._command, command))
-                self._lane.popleft()
-                if len(self._lane) < LANE:
+                lane.popleft()
+                if len(lane) < LANE:
                     self._lane_room.set()
         finally:
-            self._lane_runs = False
+            self._lane = None
 
     async def _refused(self) -> None:
         if not await insist("restore", self._restored):
@@ -447,7 +480,7 @@ class ConnectionActor(Actor[m.Message | None]):
             case _:
                 raise Refused("unknown_type", "this frame cannot be handled")
 
-    async def _handle_event(self, handled: Handled) -> None:
+    async def _handle_event(self, handled: Handled, places: asyncio.Semaphore) -> None:
         claims = self.session.claims
         assert claims is not None
         parts, by, id = self._parts, self._by, handled.id
@@ -476,7 +509,7 @@ class ConnectionActor(Actor[m.Message | None]):
         try:
             await self._answer(handled.event.type, id, work)
         finally:
-            self._handlers.release()
+            places.release()
 
     @property
     def _by(self) -> Authorship:

@@ -28,7 +28,8 @@ class Mailbox(Generic[T]):
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
-        self._messages: deque[T] = deque()
+        #: A list: it is short, and an empty queue of the other kind weighs 0.6 KiB for each idle connection.
+        self._messages: list[T] = []
         self._reader: asyncio.Future[None] | None = None
         self._writers: deque[asyncio.Future[None]] | None = None
         self._closed = False
@@ -64,7 +65,7 @@ class Mailbox(Generic[T]):
                 await self._reader
             finally:
                 self._reader = None
-        message = self._messages.popleft()
+        message = self._messages.pop(0)
         self._wake_writer()
         return message
 

@@ -49,15 +49,6 @@ class News:
 
 
 @dataclass(frozen=True, slots=True)
-class Missed:
-    """An announcement up to `top` could not be put into the mailbox."""
-
-    stream: str
-    epoch: str
-    top: int
-
-
-@dataclass(frozen=True, slots=True)
 class Checked:
     stream: str
     head: Head
@@ -143,7 +134,6 @@ Message = (
     | Malformed
     | Opened
     | News
-    | Missed
     | Checked
     | Watched
     | PageRead

@@ -24,7 +24,6 @@ from rt.actors.messages import (
     Forward,
     Malformed,
     Message,
-    Missed,
     News,
     Open,
     Opened,
@@ -123,6 +122,34 @@ class Config:
 class Session:
     """The state of one connection and its session."""
 
+    __slots__ = (
+        "_config",
+        "_connect_by",
+        "_done",
+        "_drain_close_at",
+        "_draining",
+        "_exact",
+        "_expires_at",
+        "_expiring_at",
+        "_given",
+        "_held",
+        "_left",
+        "_malformed",
+        "_opening",
+        "_ping_at",
+        "_reads",
+        "_received_at",
+        "_router",
+        "_tickets",
+        "_wanted",
+        "batch",
+        "claims",
+        "closed",
+        "follows",
+        "generation",
+        "id",
+    )
+
     def __init__(self, router: Router, config: Config, now: float) -> None:
         self._router = router
         self._config = config
@@ -146,7 +173,7 @@ class Session:
         self._malformed = 0
         self._opening = False
         #: Frames that came behind a `connect` that is not answered yet, in the same message.
-        self._held: deque[Any] = deque()
+        self._held: deque[Any] | None = None
         self._received_at = now
         self._connect_by = now + config.connect_timeout_s
         self._ping_at = now + config.heartbeat_s
@@ -167,9 +194,9 @@ class Session:
     @property
     def starved(self) -> bool:
         """Whether a log read waits for nothing but room in the outbox."""
-        return self._reads < MAX_READS and any(
-            follow.watched and not follow.ticket for stream in self._wanted if (follow := self.follows.get(stream))
-        )
+        if not self._wanted or self._reads >= MAX_READS:
+            return False
+        return any(follow.watched and not follow.ticket for stream in self._wanted if (follow := self.follows.get(stream)))
 
     def next_tick(self) -> float:
         """When a Tick is wanted."""
@@ -178,19 +205,46 @@ class Session:
         silent_at = self._received_at + 2 * self._config.heartbeat_s
         return min(silent_at, self._ping_at, self._expires_at, self._expiring_at, self._drain_close_at)
 
+    def takes(self, stream: str, live: Live, room: bool) -> bool:
+        """Whether the events of an announcement are just the next ones, and nothing follows from them: forward them as they are.
+
+        That is nearly all that a busy connection hears, and this is `handle` of its `News` without an effect. False: nothing
+        was done, and the `News` is to be handled.
+        """
+        follow = self.follows.get(stream)
+        if (
+            follow is None
+            or not live.plain
+            or live.first != follow.sent + 1
+            or live.epoch != follow.epoch
+            or not follow.watched
+            or follow.ticket
+            or stream in self._wanted
+            or not room
+            or self.closed
+        ):
+            return False
+        follow.sent = live.last
+        if follow.top < live.last:
+            follow.top = live.last
+        return True
+
     def handle(self, message: Message, now: float, room: int) -> list[Effect]:
         """`now` in seconds of any steady clock; `room` is how many bytes the outbox can take (0 or less: none)."""
         if self.closed:
             return []
         effects = list(self._handle(message, now, room))
-        effects += self._reads_due(room - _bytes(effects))
+        if self._wanted:
+            effects += self._reads_due(room - _bytes(effects))
         return effects
 
     def _handle(self, message: Message, now: float, room: int) -> Iterator[Effect]:
         match message:
             case Received(value):
                 self._received_at = now
-                self._held.extend(value if isinstance(value, list) else [value])
+                if self._held is None:
+                    self._held = deque()
+                self._held.extend(value if isinstance(value, list) else (value,))
                 yield from self._frames()
             case Malformed(error):
                 self._received_at = now
@@ -202,10 +256,6 @@ class Session:
             case Watched(stream):
                 if follow := self.follows.get(stream):
                     follow.watched = True
-                    self._want(stream)
-            case Missed(stream, epoch, top):
-                if follow := self.follows.get(stream):
-                    self._raise_top(follow, epoch, top)
                     self._want(stream)
             case Checked(stream, head):
                 follow = self.follows.get(stream)
@@ -253,6 +303,7 @@ class Session:
         """What came, in order; what stands behind a `connect` waits for its answer."""
         while self._held and not self.closed and (self.connected or not self._opening):
             yield from self._frame(self._held.popleft())
+        self._held = self._held or None  # an idle connection need not carry an empty queue
 
     def _frame(self, value: Any) -> Iterator[Effect]:
         try:
@@ -639,7 +690,7 @@ class Session:
 
     def _reads_due(self, room: int) -> Iterable[Effect]:
         """Asks for pages while there is room: one read a stream, few at a time, in turn."""
-        if not self._wanted or room <= 0 or self.closed:
+        if room <= 0 or self.closed:
             return
         for stream in list(self._wanted):
             if self._reads >= MAX_READS:

@@ -5,7 +5,6 @@ connection can end its neighbours; what ends is counted and logged by its kind.
 """
 
 import asyncio
-from collections.abc import Coroutine
 from types import TracebackType
 from typing import Any
 
@@ -37,17 +36,23 @@ class Supervisor:
         """Runs an actor in the group; the task's result is how it ended. Raises RuntimeError when the group is not open."""
         if self._group is None:
             raise RuntimeError("the supervisor is not open")
-        task = self._group.create_task(self._run(actor.run()), name=f"actor {actor.name}")
+        task = self._group.create_task(self._run(actor), name=f"actor {actor.name}")
         self._actors[actor] = task
-        task.add_done_callback(lambda _: self._actors.pop(actor, None))
         return task
+
+    def __len__(self) -> int:
+        """Actors that live."""
+        return len(self._actors)
 
     @property
     def actors(self) -> list[Actor[Any]]:
         return list(self._actors)
 
-    async def _run(self, life: Coroutine[Any, Any, Ended]) -> Ended:
-        ended = await life
+    async def _run(self, actor: Actor[Any]) -> Ended:
+        try:
+            ended = await actor.run()
+        finally:
+            del self._actors[actor]
         if ended.error is not None:
             log.error("an actor failed", exc_info=ended.error)
         return ended

@@ -41,7 +41,7 @@ class Services:
     @property
     def full(self) -> bool:
         """Whether nobody new is let in."""
-        return self.draining.is_set() or len(self.supervisor.actors) + self.sse_open >= self.settings.max_connections
+        return self.draining.is_set() or len(self.supervisor) + self.sse_open >= self.settings.max_connections
 
 
 @asynccontextmanager

@@ -20,6 +20,7 @@ from rt.api.services import Services
 from rt.api.wire import WebSocketProtocol
 from rt.codec import DecodeError, TooDeep, from_json_bytes, unpack
 from rt.errors import Refused
+from rt.gate import Gate
 from rt.telemetry import metrics
 
 Scope = MutableMapping[str, Any]
@@ -54,30 +55,13 @@ class WebSocketEndpoint:
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await receive()  # websocket.connect
-        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
-        if not self._origin_allowed(headers):
-            metrics.connections_total.labels("origin").inc()
-            await _deny(send, 403, "this origin is not allowed")
+        met = await self._meet(scope, receive, send)
+        if met is None:
             return
-        if self._services.full:
-            metrics.connections_total.labels("full").inc()
-            await _deny(send, 503, "no more connections now", retry_after_s=RETRY_AFTER_S)
-            return
-        asked: list[str] = scope.get("subprotocols", [])
-        spoken = next((one for one in asked if one in (JSON, MSGPACK)), None)
-        await send({"type": "websocket.accept", "subprotocol": spoken, "headers": []})
-        if spoken is None and any(not one.startswith(_BEARER) for one in asked):
-            metrics.connections_total.labels("version").inc()
-            await send({"type": "websocket.close", "code": 4503, "reason": f"this server speaks {JSON} and {MSGPACK}"})
-            return
-        metrics.connections_total.labels("accepted").inc()
-        metrics.connections.inc()
         began = time.monotonic()
-        wire: WebSocketProtocol = scope["extensions"]["rt.wire"]
-        socket = _Socket(wire, send, msgpack=spoken == MSGPACK, unsent_bytes=min(MAX_UNSENT_BYTES, self._settings.outbox_bytes // 2))
-        token = _token(headers, asked)
+        socket, token = met
         actor = ConnectionActor(f"connection {id(socket):x}", self._parts, socket, msgpack=socket.msgpack, token=token)
+        del met, token  # a connection lives for hours
         life = self._services.supervisor.start(actor)
         try:
             await self._pump(receive, actor, socket)
@@ -88,6 +72,32 @@ class WebSocketEndpoint:
             metrics.connection_seconds.observe(time.monotonic() - began)
             code = actor.close_code if actor.close_code is not None else socket.peer_code
             metrics.disconnects.labels(str(code) if 1000 <= code < 5000 else "other").inc()
+
+    async def _meet(self, scope: Scope, receive: Receive, send: Send) -> "tuple[_Socket, str | None] | None":
+        """The accepted socket, and the token of its handshake; None when it was refused."""
+        await receive()  # websocket.connect
+        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        if not self._origin_allowed(headers):
+            metrics.connections_total.labels("origin").inc()
+            await _deny(send, 403, "this origin is not allowed")
+            return None
+        if self._services.full:
+            metrics.connections_total.labels("full").inc()
+            await _deny(send, 503, "no more connections now", retry_after_s=RETRY_AFTER_S)
+            return None
+        asked: list[str] = scope.get("subprotocols", [])
+        spoken = next((one for one in asked if one in (JSON, MSGPACK)), None)
+        await send({"type": "websocket.accept", "subprotocol": spoken, "headers": []})
+        if spoken is None and any(not one.startswith(_BEARER) for one in asked):
+            metrics.connections_total.labels("version").inc()
+            await send({"type": "websocket.close", "code": 4503, "reason": f"this server speaks {JSON} and {MSGPACK}"})
+            return None
+        metrics.connections_total.labels("accepted").inc()
+        metrics.connections.inc()
+        wire: WebSocketProtocol = scope["extensions"]["rt.wire"]
+        socket = _Socket(wire, send, msgpack=spoken == MSGPACK, unsent_bytes=min(MAX_UNSENT_BYTES, self._settings.outbox_bytes // 2))
+        wire.forget_handshake()
+        return socket, _token(headers, asked)
 
     async def _pump(self, receive: Receive, actor: ConnectionActor, socket: "_Socket") -> None:
         """Socket to mailbox, until either ends."""
@@ -141,6 +151,8 @@ class WebSocketEndpoint:
 class _Socket:
     """One WebSocket as the actor sees it. `unsent_bytes`: of what was written, above which it is not writable."""
 
+    __slots__ = ("_send", "_wire", "msgpack", "peer_code")
+
     def __init__(self, wire: WebSocketProtocol, send: Send, *, msgpack: bool, unsent_bytes: int) -> None:
         self._wire = wire
         self._send = send
@@ -153,11 +165,17 @@ class _Socket:
         return self._wire.transport.get_write_buffer_size()
 
     @property
-    def writable(self) -> bool:
-        return self._wire.writable.is_set()
+    def writable(self) -> Gate:
+        return self._wire.room
 
     def write(self, message: bytes) -> None:
         self._wire.write(message, binary=self.msgpack)
+
+    def framed(self, messages: list[bytes]) -> bytes | None:
+        return self._wire.framed(messages, binary=self.msgpack)
+
+    def write_framed(self, framed: bytes) -> None:
+        self._wire.write_framed(framed)
 
     def watch(self, on_writable: Callable[[], None]) -> None:
         self._wire.on_writable = on_writable

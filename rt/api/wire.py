@@ -7,20 +7,24 @@
 4. A peer whose control frames pile up unread, or whose keepalive is over, is given up the same way.
 5. An upgrade that was answered with a status is over: uvicorn would log it as a mistake of the application.
 6. Messages are written as bytes, at once, and the application is called when there is room again: ASGI's `send` decodes,
-   encodes, copies and waits for each of them, and holds three copies of a message that waits.
+   encodes, copies and waits for each of them, and holds three copies of a message that waits. What goes to many is framed once.
 
 The application finds it as `scope["extensions"]["rt.wire"]`.
 """
 
 import struct
+import sys
 from collections.abc import Callable
 from typing import Any
 
-from uvicorn._types import ASGISendEvent
+from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import Frame
 from websockets.http11 import Request
 from websockets.server import ServerProtocol
+
+from rt.actors.mailbox import Mailbox
+from rt.gate import Gate
 
 MAX_FRAGMENTS = 64
 MAX_CONTROL_BYTES = 64 * 1024
@@ -47,10 +51,25 @@ class _Connection(ServerProtocol):
         super().fail(4502 if code == 1009 else code, reason)
 
 
+class _Queue(Mailbox[ASGIReceiveEvent]):
+    """What uvicorn needs of its queue. Never full: while a message waits the socket is not read."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__(sys.maxsize)
+
+    def empty(self) -> bool:
+        return not self.depth
+
+
 class WebSocketProtocol(WebSocketsSansIOProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.conn.__class__ = _Connection
+        # Both are asyncio's where uvicorn makes them, and weigh 3 KiB an idle connection.
+        self.writable = self.room = Gate()  # type: ignore[assignment]
+        self.queue = _Queue()  # type: ignore[assignment]
         #: Called when `writable` is set again.
         self.on_writable: Callable[[], None] | None = None
 
@@ -77,6 +96,25 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             self.transport.write(header(len(message), binary=binary) + message)
         else:
             self.transport.writelines((header(len(message), binary=binary), message))
+
+    def forget_handshake(self) -> None:
+        """Drops the request, its answer and the scope: 3 KiB that nobody looks at any more once a connection was accepted."""
+        self.scope.clear()  # type: ignore[attr-defined]
+        del self.request, self.response, self.scope
+
+    def framed(self, messages: list[bytes], *, binary: bool) -> bytes | None:
+        """What `write` would write for all of them; None where each connection compresses by itself."""
+        if self.conn.extensions:
+            return None
+        if len(messages) == 1:
+            return header(len(messages[0]), binary=binary) + messages[0]
+        return b"".join([part for one in messages for part in (header(len(one), binary=binary), one)])
+
+    def write_framed(self, framed: bytes) -> None:
+        """As `write`, of whole messages that are framed already."""
+        if self.disconnected or self.close_sent or self.transport.is_closing():
+            raise ConnectionResetError("the connection is closed")
+        self.transport.write(framed)
 
     def resume_writing(self) -> None:
         super().resume_writing()

@@ -10,10 +10,12 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from rt import keys
 from rt.errors import Unavailable
+from rt.events import is_plain
+from rt.gate import Gate
 from rt.redis import Listener, Store, insist
 from rt.streams.log import StreamLog
 from rt.streams.replay import Head
@@ -28,13 +30,23 @@ _RECONNECT_S = (0.05, 1.0)
 _ALWAYS = "rt:tail"
 
 
-class Live(NamedTuple):
-    """`events` is None when the announcement was too large to carry them."""
+@dataclass(slots=True, init=False)
+class Live:
+    """An announcement. `events` is None when it was too large to carry them; one object is shared by all who follow the stream."""
 
     epoch: str
     first: int
     last: int
     events: list[bytes] | None
+    #: Whether it has events, and nothing follows from them but that they are forwarded.
+    plain: bool = field(compare=False)
+    #: What the sockets of each kind write for it: made by the first one.
+    written: dict[int, bytes] = field(compare=False)
+
+    def __init__(self, epoch: str, first: int, last: int, events: list[bytes] | None) -> None:
+        self.epoch, self.first, self.last, self.events = epoch, first, last, events
+        self.plain = events is not None and (is_plain(events[0]) if first == last else all(map(is_plain, events)))
+        self.written = {}
 
 
 class Sink(Protocol):
@@ -53,8 +65,9 @@ class Sink(Protocol):
 class _Followed:
     tenant: str
     stream: str
-    confirmed: asyncio.Event = field(default_factory=asyncio.Event)
-    sinks: list[Sink] = field(default_factory=list)
+    confirmed: Gate = field(default_factory=Gate.shut)
+    #: In the order in which they came.
+    sinks: dict[Sink, None] = field(default_factory=dict)
     epoch: str = ""
     top: int = -1
 
@@ -95,8 +108,7 @@ class Tail:
             self._to_subscribe.add(channel)
             self._to_drop.discard(channel)
             self._changed.set()
-        if sink not in one.sinks:
-            one.sinks.append(sink)
+        one.sinks[sink] = None
         await one.confirmed.wait()
 
     def unfollow(self, tenant: str, stream: str, sink: Sink) -> None:
@@ -104,7 +116,7 @@ class Tail:
         one = self._followed.get(channel)
         if one is None or sink not in one.sinks:
             return
-        one.sinks.remove(sink)
+        del one.sinks[sink]
         if not one.sinks:
             del self._followed[channel]
             self._to_subscribe.discard(channel)
@@ -143,22 +155,28 @@ class Tail:
         self._listener = listener
         try:
             while True:
-                kind, channel, data = await listener.hear()
-                if kind == "message":
-                    if one := self._followed.get(channel):
-                        self._announce(one, data)
-                elif kind == "subscribe":
-                    self._asked[channel] -= 1
-                    if channel == _ALWAYS:
-                        self.connected.set()
-                    elif self._asked[channel] > 0 or channel in self._to_subscribe:
-                        continue
-                    elif one := self._followed.get(channel):
-                        one.confirmed.set()
-                    del self._asked[channel]
-                    self._confirm(channel)
+                message: tuple[str, str, bytes] | None = await listener.hear()
+                while message is not None:
+                    kind, channel, data = message
+                    if kind == "message":
+                        if one := self._followed.get(channel):
+                            self._announce(one, data)
+                    elif kind == "subscribe":
+                        self._subscribed(channel)
+                    message = listener.heard()
         finally:
             subscriber.cancel()
+
+    def _subscribed(self, channel: str) -> None:
+        self._asked[channel] -= 1
+        if channel == _ALWAYS:
+            self.connected.set()
+        elif self._asked[channel] > 0 or channel in self._to_subscribe:
+            return
+        elif one := self._followed.get(channel):
+            one.confirmed.set()
+        del self._asked[channel]
+        self._confirm(channel)
 
     def _confirm(self, channel: str) -> None:
         if channel in self._unconfirmed:
@@ -187,7 +205,7 @@ class Tail:
         head, newline, body = data.partition(b"\n")
         try:
             if head.startswith(b"!"):
-                for sink in tuple(one.sinks):
+                for sink in list(one.sinks):
                     sink.on_taken_over(one.stream, int(head[1:]))
                 return
             epoch, first, last = head.decode().split(" ")
@@ -196,7 +214,7 @@ class Tail:
             self._check_all.set()
             return
         one.epoch, one.top = live.epoch, live.last
-        for sink in tuple(one.sinks):
+        for sink in list(one.sinks):
             sink.on_live(one.stream, live)
 
     async def _checks(self) -> None:
@@ -218,7 +236,7 @@ class Tail:
         """Compares the tops that were announced with those of the log. Raises Unavailable."""
         tenants: dict[str, list[_Followed]] = {}
         for one in self._followed.values():
-            if one.confirmed.is_set() and which(one.stream):
+            if one.confirmed.open and which(one.stream):
                 tenants.setdefault(one.tenant, []).append(one)
         for tenant, followed in tenants.items():
             before = [(one.epoch, one.top) for one in followed]
@@ -232,5 +250,5 @@ class Tail:
                 if one.top >= 0:
                     metrics.repairs.inc()
                 one.epoch, one.top = head.epoch, head.top
-                for sink in tuple(one.sinks):
+                for sink in list(one.sinks):
                     sink.on_checked(one.stream, head)

@@ -20,6 +20,7 @@ from rt.actors.actor import Ended
 from rt.actors.caller import Connection
 from rt.actors.connection import ConnectionActor, Parts
 from rt.actors.router import Router
+from rt.actors.session import Session
 from rt.actors.supervisor import Supervisor
 from rt.app import App
 from rt.errors import Refused
@@ -694,12 +695,12 @@ def test_a_session_that_wants_to_know_the_time_at_once_is_told_it_on_uvloop() ->
         settings = load_settings(REDIS_URL=f"memory://{uuid.uuid4().hex}", secret=SECRET)
         async with opened(Store(settings.redis_url), settings) as web:
             client = await web.connected()
-            client.actor.session.next_tick = asyncio.get_running_loop().time  # type: ignore[method-assign]
-            for _ in range(3):
-                await client.say({"type": "ping"}, {"type": "ping"})
-            await client.until(lambda: [one["type"] for one in client.frames].count("pong") == 6 or client.closed)
-            assert client.closed is None
-            del client.actor.session.next_tick  # type: ignore[method-assign]
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(Session, "next_tick", lambda _: asyncio.get_running_loop().time())
+                for _ in range(3):
+                    await client.say({"type": "ping"}, {"type": "ping"})
+                await client.until(lambda: [one["type"] for one in client.frames].count("pong") == 6 or client.closed)
+                assert client.closed is None
             await client.leave()
             await web.parts.store.close()
 

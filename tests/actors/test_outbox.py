@@ -9,6 +9,7 @@ import ormsgpack
 import pytest
 
 from rt.actors.outbox import Outbox
+from rt.streams.tail import Live
 from tests.actors.memorysocket import MemorySocket
 
 
@@ -59,6 +60,86 @@ async def test_what_one_turn_says_leaves_at_its_end_without_a_task() -> None:
         await asyncio.sleep(0)
         assert (len(wire.sent), outbox.waiting) == (2 * n + 2, 0)
         assert asyncio.all_tasks() == before
+
+
+def live(*sizes: int) -> Live:
+    return Live("e", 1, len(sizes), [event(seq, size) for seq, size in enumerate(sizes, 1)])
+
+
+@pytest.mark.parametrize("batch", [False, True])
+@pytest.mark.parametrize("msgpack", [False, True])
+async def test_an_announcement_is_sent_as_its_events_are_and_made_ready_once(msgpack: bool, batch: bool) -> None:
+    wires, told = [Wire() for _ in range(3)], live(5, 6)
+    made: list[list[bytes]] = []
+    for wire in wires:
+        outbox = wire.outbox(msgpack=msgpack)
+        outbox.batch = batch
+        framed = wire.framed
+        wire.framed = lambda messages, framed=framed: (made.append(messages), framed(messages))[1]  # type: ignore[method-assign, misc]
+        outbox.put_live(told)
+        assert (wire.sent, outbox.waiting, outbox.free) == ([], sum(map(len, told.events or ())), False)
+    await asyncio.sleep(0)
+    assert len(made) == 1
+    decode: Callable[[bytes], Any] = ormsgpack.unpackb if msgpack else json.loads
+    for wire in wires:
+        messages = [decode(one) for one in wire.sent]
+        assert messages == (
+            [[json.loads(event(1, 5)), json.loads(event(2, 6))]] if batch else [json.loads(event(1, 5)), json.loads(event(2, 6))]
+        )
+
+
+@pytest.mark.parametrize("msgpack", [False, True])
+async def test_an_announcement_keeps_its_place_between_others(msgpack: bool) -> None:
+    wire = Wire()
+    outbox = wire.outbox(msgpack=msgpack)
+    outbox.put_live(live(1))
+    outbox.put_frame({"type": "pong"})
+    outbox.put_live(Live("e", 2, 2, [event(2)]))
+    await asyncio.sleep(0)
+    outbox.put_frame({"type": "pong"})
+    outbox.put_live(Live("e", 3, 3, [event(3)]))
+    wire.hold()
+    await asyncio.sleep(0)
+    wire.release()
+    outbox.put_live(Live("e", 4, 4, [event(4)]))
+    await asyncio.sleep(0)
+    decode: Callable[[bytes], Any] = ormsgpack.unpackb if msgpack else json.loads
+    assert [one.get("seq") for one in map(decode, wire.sent)] == [1, None, 2, None, 3, 4]
+    assert (outbox.waiting, outbox.free) == (0, True)
+
+
+async def test_an_announcement_waits_for_a_socket_that_has_no_room_and_counts_until_then() -> None:
+    wire = Wire()
+    wire.hold()
+    outbox = wire.outbox(limit=1000, timeout_s=0.02)
+    outbox.put_live(live(2000))
+    await asyncio.sleep(0)
+    assert (wire.sent, outbox.room < 0, outbox.free) == ([], True, False)
+    wire.release()
+    assert (len(wire.sent), outbox.room, wire.rooms) == (1, 1000, 1)
+    wire.hold()
+    outbox.put_live(live(5))
+    await until(lambda: wire.lost == ["slow"])
+    assert outbox.waiting == 0
+
+
+async def test_an_announcement_for_a_socket_that_is_gone_is_said_once() -> None:
+    wire = Wire()
+    wire.gone = True
+    outbox = wire.outbox()
+    outbox.put_live(live(1))
+    await asyncio.sleep(0)
+    outbox.put_live(live(1))
+    await asyncio.sleep(0)
+    assert (wire.lost, outbox.waiting) == (["gone"], 0)
+
+
+async def test_closing_sends_an_announcement_that_waits() -> None:
+    wire = Wire()
+    outbox = wire.outbox()
+    outbox.put_live(live(1))
+    assert await outbox.close(5)
+    assert len(wire.sent) == 1
 
 
 @pytest.mark.parametrize("count", [2, 15, 16, 200, 70_000])

@@ -227,6 +227,7 @@ async def test_a_confirmation_of_an_earlier_subscription_says_nothing_of_a_later
         await unsubscribe(listener, *channels)
 
     monkeypatch.setattr(Listener, "next", slowly)
+    monkeypatch.setattr(Listener, "heard", lambda _: None)
     monkeypatch.setattr(Listener, "subscribe", noted)
     monkeypatch.setattr(Listener, "unsubscribe", noted_too)
     async with reading(Tail(store, streams)) as tail:

@@ -35,14 +35,11 @@ local now = now_ms()
 local due = string.format('%.0f', now + delay)
 local deadline = string.format('%.0f', now + delay + wait)
 now = string.format('%.0f', now)
-local epoch, seq = stream_open(KEYS[1], KEYS[2], word)
-stream_add(KEYS[1], KEYS[2], epoch, seq, { event }, keep)
-redis.call('HSET', KEYS[2], 'status', 'queued', 'attempt', 0, 'tries', 0, 'created', now, 'score', due, 'deadline', deadline, 'reports',
-  reports, unpack(ARGV, 18 + 4 * told))
 -- What is known of a job outlives its wait, however long it is put off.
 local put_off = math.ceil((delay + wait) / 1000)
-expire(KEYS[1], keep[2] + put_off)
-expire(KEYS[2], keep[3] + put_off)
+local kept = { keep[1], keep[2] + put_off, keep[3] + put_off }
+stream_add(stream_open(KEYS[1], KEYS[2], word), { event }, kept, 'status', 'queued', 'attempt', 0, 'tries', 0, 'created', now, 'score', due,
+  'deadline', deadline, 'reports', reports, unpack(ARGV, 18 + 4 * told))
 redis.call('SET', KEYS[5], payload, 'PX', payload_ttl + delay)
 redis.call('ZADD', queue, due, id)
 redis.call('ZADD', 'rt:deadlines:' .. queue, deadline, tenant .. ' ' .. id)
@@ -54,9 +51,8 @@ for k = 6, 7 do
   redis.call('EXPIRE', KEYS[k], keep[3])
 end
 for n = 0, told - 1 do
-  local its_log, its_meta, at = KEYS[9 + 2 * n], KEYS[10 + 2 * n], 18 + 4 * n
-  local its_epoch, its_seq = stream_open(its_log, its_meta, word)
-  stream_add(its_log, its_meta, its_epoch, its_seq, { ARGV[at] }, { ARGV[at + 1], ARGV[at + 2], ARGV[at + 3] })
+  local its, at = stream_open(KEYS[9 + 2 * n], KEYS[10 + 2 * n], word), 18 + 4 * n
+  stream_add(its, { ARGV[at] }, { ARGV[at + 1], ARGV[at + 2], ARGV[at + 3] })
 end
 if letter then redis.call('HSET', letter, 'retried_as', id) end
 for k = records, #KEYS do redis.call('SET', KEYS[k], 'd ' .. hash .. ' ' .. id .. ' 0', 'EX', record_ttl) end

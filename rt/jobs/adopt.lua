@@ -7,8 +7,7 @@ local fence, id, tenant, queue = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local m = redis.call('HMGET', meta, 'fence', 'job', 'started', 'deadline')
 if m[1] ~= fence then return 0 end
 if m[2] then return tonumber(m[4]) end
-local epoch, seq = stream_open(log, meta, ARGV[1])
-stream_add(log, meta, epoch, seq, { ARGV[7] }, { ARGV[8], ARGV[9], ARGV[10] })
+stream_add(stream_open(log, meta, ARGV[1]), { ARGV[7] }, { ARGV[8], ARGV[9], ARGV[10] })
 local deadline = string.format('%.0f', m[3] + ARGV[6])
 redis.call('HSET', meta, 'deadline', deadline, unpack(ARGV, 11))
 redis.call('ZADD', 'rt:deadlines:' .. queue, string.format('%.0f', deadline + 5000), tenant .. ' ' .. id)

@@ -1,6 +1,7 @@
 -- Claims up to `want` jobs in one round trip: lapsed leases first, then what is due.
 -- KEYS: queue, the claimer's last number. ARGV: want, lease_ms, claimer, number, timeout_ms (of jobs that say nothing), then `ends` of job.lua.
--- Returns { now, next due or 0, waiting, claims }; a claim is { id, payload, tenant, meta field, value, ... }.
+-- Returns { now, next due or 0, claims }; a claim is { id, payload, tenant, fence, attempt, tries, job, created, started, deadline,
+-- restart, checkpoint, checkpoint_seq }, the last three of a later attempt, and false what is not known.
 --
 -- A claimer counts its calls, and repeats one whose answer was lost under the same number: it is told again what it holds since.
 -- A call that comes late, when a higher number was there, claims nothing: nobody would hear of it.
@@ -15,31 +16,39 @@ local now = now_ms()
 local function ms(value) return string.format('%.0f', value) end
 local parked = ms(now + 86400000)
 local claims = {}
+-- What the claims of a page write to the sorted sets, in one command each: scores and members.
+local to_park, to_hold, to_end = {}, {}, {}
 
-local function tell(id, payload, tenant, meta)
-  local found = { id, payload, tenant }
-  for _, one in ipairs(redis.call('HGETALL', meta)) do found[#found + 1] = one end
-  claims[#claims + 1] = found
+local function put(into, score, member)
+  into[#into + 1] = score
+  into[#into + 1] = member
 end
 
-local function claim(id)
-  local lock = 'arq:in-progress:' .. id
-  if redis.call('EXISTS', lock) == 1 then
+local function flush(key, some)
+  if #some > 0 then redis.call('ZADD', key, unpack(some)) end
+end
+
+local function claim(id, lock, payload, tenant, aborted, score)
+  if lock then
     -- Leased, or a plain arq Worker's: Job.abort() made it look due. It is looked at again when the lock can have lapsed.
-    redis.call('ZADD', queue, 'XX', ms(now + math.max(redis.call('PTTL', lock), 100)), id)
+    redis.call('ZADD', queue, 'XX', ms(now + math.max(redis.call('PTTL', 'arq:in-progress:' .. id), 100)), id)
     return
   end
-  local payload = redis.call('GET', 'arq:job:' .. id)
-  local tenant = job_tenant(queue, id)
   local log, meta = job_keys(tenant, id)
-  if job_over(queue, tenant, id, payload) then return end
-  local m = redis.call('HMGET', meta, 'status', 'tries', 'max', 'cancel', 'deadline', 'started', 'timeout_ms', 'fence')
+  local function look()
+    return stream_look(log, meta, 'status', 'tries', 'max', 'cancel', 'deadline', 'started', 'timeout_ms', 'fence', 'attempt', 'job', 'created')
+  end
+  local stream, status, tries, max, cancel, deadline, started, timeout, fence, attempt, job, created = look()
+  if ended[status] then
+    if job_over(queue, tenant, id, payload) then return end
+    stream, status, tries, max, cancel, deadline, started, timeout, fence, attempt, job, created = look()
+  end
   if not payload then
     job_end(queue, tenant, id, payload, 'failed', failed_data('expired', 'the payload of the job has expired'), ends)
     return
   end
-  local by = m[4] or (redis.call('ZSCORE', 'arq:abort', id) and 'arq')
-  if not by and redis.call('ZSCORE', queue, id) == '1' then
+  local by = cancel or (aborted and 'arq')
+  if not by and score == '1' then
     -- Job.abort() of a deferred job makes it due first, and says why in its next command.
     redis.call('ZADD', queue, ms(now + 100), id)
     return
@@ -48,33 +57,35 @@ local function claim(id)
     job_end(queue, tenant, id, payload, 'cancelled', cancelled_data(by), ends)
     return
   end
-  if m[3] and tonumber(m[2]) >= tonumber(m[3]) then
-    job_end(queue, tenant, id, payload, 'failed', failed_data('lease_lost', 'its workers were lost ' .. m[2] .. ' times'), ends)
+  if max and tonumber(tries) >= tonumber(max) then
+    job_end(queue, tenant, id, payload, 'failed', failed_data('lease_lost', 'its workers were lost ' .. tries .. ' times'), ends)
     return
   end
-  if m[5] and tonumber(m[5]) <= now then
-    local code = m[6] and 'timeout' or 'expired'
+  if deadline and tonumber(deadline) <= now then
+    local code = started and 'timeout' or 'expired'
     job_end(queue, tenant, id, payload, 'failed', failed_data(code, 'not finished in time'), ends)
     return
   end
-  if m[8] then  -- nobody settled the attempt that held the fence
+  if fence then  -- nobody settled the attempt that held it
     job_note_error(meta, '{"code":"lease_lost","message":"its worker was lost","temporary":true}', now)
     redis.call('HDEL', meta, 'restart')
   end
-  stream_open(log, meta, ends[1])
-  local attempt = redis.call('HINCRBY', meta, 'attempt', 1)
-  redis.call('HINCRBY', meta, 'tries', 1)
-  redis.call('HSET', meta, 'status', 'running', 'fence', attempt .. ':' .. token)
-  redis.call('HDEL', meta, 'batch')
-  expire(meta, ends[4])
-  if not m[6] then
-    local deadline = ms(now + tonumber(m[7] or ARGV[5]))
-    redis.call('HSET', meta, 'started', ms(now), 'deadline', deadline)
-    redis.call('ZADD', 'rt:deadlines:' .. queue, ms(deadline + 5000), tenant .. ' ' .. id)
+  stream_begin(stream, ends[1])
+  if not stream.renewed then expire(meta, ends[4]) end
+  attempt, tries = (attempt or 0) + 1, (tries or 0) + 1
+  fence = attempt .. ':' .. token
+  if not started then
+    started, deadline = ms(now), ms(now + tonumber(timeout or ARGV[5]))
+    put(to_end, ms(deadline + 5000), tenant .. ' ' .. id)
   end
-  job_hold(queue, id, attempt .. ':' .. token, lease)
-  redis.call('ZADD', queue, parked, id)
-  tell(id, payload, tenant, meta)
+  redis.call('HSET', meta, 'status', 'running', 'attempt', attempt, 'tries', tries, 'fence', fence, 'batch', 0, 'started', started,
+    'deadline', deadline)
+  redis.call('SET', 'arq:in-progress:' .. id, fence, 'PX', lease)
+  put(to_hold, ms(now + lease), id)
+  put(to_park, parked, id)
+  local again = attempt > 1 and redis.call('HMGET', meta, 'restart', 'checkpoint', 'checkpoint_seq') or {}
+  claims[#claims + 1] = { id, payload, tenant, fence, attempt, tries, job, created, started, deadline, again[1] or false, again[2] or false,
+    again[3] or false }
 end
 
 -- What an earlier answer to this call told, if it has not been given to another meanwhile; the lease begins anew.
@@ -85,17 +96,36 @@ local function tell_again()
     local fence, payload = redis.call('HGET', meta, 'fence'), redis.call('GET', 'arq:job:' .. id)
     if fence and payload and string.match(fence, ':(.*)$') == token then
       job_hold(queue, id, fence, lease)
-      tell(id, payload, tenant, meta)
+      claims[#claims + 1] = { id, payload, tenant, fence, unpack(redis.call('HMGET', meta, 'attempt', 'tries', 'job', 'created', 'started',
+        'deadline', 'restart', 'checkpoint', 'checkpoint_seq')) }
     end
   end
+end
+
+-- Looks at jobs, read together, which are in the queue under these scores.
+local function claim_all(ids, scores)
+  local locks, payloads = {}, {}
+  for i, id in ipairs(ids) do locks[i], payloads[i] = 'arq:in-progress:' .. id, 'arq:job:' .. id end
+  locks, payloads = redis.call('MGET', unpack(locks)), redis.call('MGET', unpack(payloads))
+  local tenants = redis.call('HMGET', 'rt:tenants:' .. queue, unpack(ids))
+  local aborts = redis.call('ZMSCORE', 'arq:abort', unpack(ids))
+  for i, id in ipairs(ids) do
+    if scores[i] then claim(id, locks[i], payloads[i], tenants[i] or '-', aborts[i], scores[i]) end
+  end
+  flush(queue, to_park)
+  flush(leases, to_hold)
+  flush('rt:deadlines:' .. queue, to_end)
+  to_park, to_hold, to_end = {}, {}, {}
 end
 
 -- What ends here takes no slot, so a page more is read until the slots are full or nothing is due.
 local function each_due(key, take)
   for _ = 1, 10 do
-    local due = #claims < want and redis.call('ZRANGEBYSCORE', key, '-inf', ms(now), 'LIMIT', 0, want - #claims) or {}
+    local due = #claims < want and redis.call('ZRANGEBYSCORE', key, '-inf', ms(now), 'WITHSCORES', 'LIMIT', 0, want - #claims) or {}
     if #due == 0 then return end
-    for _, id in ipairs(due) do take(id) end
+    local ids, scores = {}, {}
+    for i = 1, #due, 2 do ids[#ids + 1], scores[#scores + 1] = due[i], due[i + 1] end
+    take(ids, scores)
   end
 end
 
@@ -105,12 +135,12 @@ if number == last then
 elseif number > last then
   redis.call('SET', KEYS[2], ARGV[4], 'EX', 3600)
   if not spared then
-    each_due(leases, function(id)
-      redis.call('ZREM', leases, id)
-      if redis.call('ZSCORE', queue, id) then claim(id) end
+    each_due(leases, function(ids)
+      redis.call('ZREM', leases, unpack(ids))
+      claim_all(ids, redis.call('ZMSCORE', queue, unpack(ids)))
     end)
   end
-  each_due(queue, claim)
+  each_due(queue, claim_all)
 end
 local next_due = spared and now + redis.call('PTTL', 'rt:grace') or 0
 for _, key in ipairs({ queue, leases }) do
@@ -118,4 +148,4 @@ for _, key in ipairs({ queue, leases }) do
   local score = head[2] and tonumber(head[2]) or 0
   if score > 0 and (next_due == 0 or score < next_due) then next_due = score end
 end
-return { ms(now), ms(next_due), redis.call('ZCARD', queue) - redis.call('ZCARD', leases), claims }
+return { ms(now), ms(next_due), claims }

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from functools import cached_property
 from typing import Any, TypeVar
 
 from rt.codec import from_json_bytes, to_json_bytes
@@ -11,6 +12,7 @@ from rt.jobs.job import Past
 from rt.jobs.models import LanguageModel
 from rt.jobs.outlet import Outlet
 from rt.settings import Settings
+from rt.telemetry import get_logger
 
 T = TypeVar("T")
 
@@ -38,10 +40,11 @@ class JobContext:
         touch: Callable[[bool], None],
         settings: Settings,
         model: LanguageModel,
-        log: Any,
+        job: str,
     ) -> None:
         self.id, self.attempt, self.tries, self.stream, self.past = id, attempt, tries, stream, past
-        self.settings, self.model, self.log = settings, model, log
+        self.settings, self.model = settings, model
+        self._job = job
         self.usage: dict[str, Any] = {}
         self._outlet = outlet
         self._deadline = deadline
@@ -49,6 +52,10 @@ class JobContext:
         self._loop = asyncio.get_running_loop()
         #: True once the run is to stop, for whatever reason. Code in a thread, which cannot be interrupted, looks at it.
         self.cancelled = False
+
+    @cached_property
+    def log(self) -> Any:
+        return get_logger("rt.job").bind(job_id=self.id, job=self._job, attempt=self.attempt)
 
     @property
     def remaining_s(self) -> float:

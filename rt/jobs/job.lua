@@ -22,14 +22,20 @@ local function job_keys(tenant, id)
   return base .. 'log', base .. 'meta'
 end
 
--- Everything of arq's, and of ours, that says "unfinished".
-local function job_clear(queue, tenant, id)
-  redis.call('DEL', 'arq:job:' .. id, 'arq:retry:' .. id, 'arq:in-progress:' .. id)
-  redis.call('ZREM', queue, id)
-  redis.call('ZREM', 'arq:abort', id)
-  redis.call('ZREM', 'rt:leases:' .. queue, id)
-  redis.call('ZREM', 'rt:deadlines:' .. queue, tenant .. ' ' .. id)
-  redis.call('HDEL', 'rt:tenants:' .. queue, id)
+-- Everything of arq's, and of ours, that says "unfinished", of `jobs` = { { id, tenant }, ... }.
+local function jobs_clear(queue, jobs)
+  local ids, keys, members = {}, {}, {}
+  for i, job in ipairs(jobs) do
+    local id = job[1]
+    ids[i], members[i] = id, job[2] .. ' ' .. id
+    for _, kind in ipairs({ 'job:', 'retry:', 'in-progress:' }) do keys[#keys + 1] = 'arq:' .. kind .. id end
+  end
+  redis.call('DEL', unpack(keys))
+  redis.call('ZREM', queue, unpack(ids))
+  redis.call('ZREM', 'arq:abort', unpack(ids))
+  redis.call('ZREM', 'rt:leases:' .. queue, unpack(ids))
+  redis.call('ZREM', 'rt:deadlines:' .. queue, unpack(members))
+  redis.call('HDEL', 'rt:tenants:' .. queue, unpack(ids))
 end
 
 -- Whether lapsed leases are left to their holders for now: Redis was away, so that nobody could renew. Every process calls this
@@ -72,7 +78,7 @@ local function job_over(queue, tenant, id, payload)
   local status = redis.call('HGET', meta, 'status')
   if not status or not ended[status] then return false end
   if not payload or tenant ~= '-' or not job_is_plain(payload) then
-    job_clear(queue, tenant, id)
+    jobs_clear(queue, { { id, tenant } })
     return true
   end
   redis.call('DEL', log, meta, (string.gsub(log, ':log$', ':text')))
@@ -160,9 +166,8 @@ local function job_end(queue, tenant, id, payload, status, data, ends)
   local event = '{"type":"job.' .. status .. '","stream":"' .. job_stream(id) .. '","ts":' .. string.format('%.0f', now)
   if attempt > 0 then event = event .. ',"attempt":' .. attempt end
   event = event .. ',"data":' .. data .. ',"final":true}'
-  local epoch, seq = stream_open(log, meta, ends[1])
-  stream_add(log, meta, epoch, seq, { event }, { ends[2], ends[3], ends[4] })
-  redis.call('HSET', meta, 'status', status, 'finished', string.format('%.0f', now))
+  local keep = { ends[2], ends[3], ends[4] }
+  stream_add(stream_open(log, meta, ends[1]), { event }, keep, 'status', status, 'finished', string.format('%.0f', now))
   if status == 'failed' then
     local error = string.match(data, '^{"error":(.*)}$')
     redis.call('HSET', meta, 'error', error)
@@ -173,7 +178,7 @@ local function job_end(queue, tenant, id, payload, status, data, ends)
   local at = status == 'cancelled' and 6 or 8
   if payload and string.sub(payload, 1, 1) == '{' then at = at + 1 end
   job_result(id, ends[at], ends[5])
-  job_clear(queue, tenant, id)
+  jobs_clear(queue, { { id, tenant } })
 end
 
 local function cancelled_data(by)

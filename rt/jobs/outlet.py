@@ -12,11 +12,17 @@ from typing import Any
 from rt import events
 from rt.codec import from_json_bytes
 from rt.errors import JobError
+from rt.redis import ReplyError
 from rt.streams.log import Appended, Batch
 from rt.streams.writer import Writer
+from rt.telemetry import get_logger
+
+log = get_logger("rt.outlet")
 
 #: Deltas gather this long. A person does not see 20 ms; a fast model's 500 tokens a second become 50 events.
 GATHER_S = 0.020
+#: How much earlier a batch may leave when those before it left late: who says a word every 20 ms need not wait for each.
+EARLY_S = 0.010
 #: Above this an emit waits: Redis is away, or the job is faster than it.
 BUFFER_BYTES = 64 * 1024
 #: A delta's text is cut here, so that an announcement carries it (32 KiB) even when each character takes four bytes.
@@ -26,10 +32,19 @@ DELTA_CHARS = 4096
 class Outlet:
     """One attempt's way to its stream. `on_refused` is called once, when another attempt, an end or a cancel stands in the way."""
 
-    def __init__(self, tenant: str, stream: str, fence: str, attempt: int, writer: Writer, on_refused: Callable[[Appended], None]) -> None:
+    def __init__(
+        self,
+        tenant: str,
+        stream: str,
+        fence: str,
+        attempt: int,
+        writer: Writer[Batch, Appended],
+        on_refused: Callable[[Appended], None],
+    ) -> None:
         self._tenant, self._stream, self._fence, self._attempt = tenant, stream, fence, attempt
         self._writer = writer
         self._on_refused = on_refused
+        self._loop = asyncio.get_running_loop()
         self._events: list[bytes] = []
         self._texts: list[str] = []
         self._progress: dict[str, Any] | None = None
@@ -37,9 +52,12 @@ class Outlet:
         self._number = 0
         #: The number of the last batch that was appended for certain.
         self.answered = 0
-        self._flight: asyncio.Future[Appended] | None = None
-        #: When the last batch left that the job itself had something in: what the worker says of it holds up no word.
-        self._flown = float("-inf")
+        #: A batch is to be written, or is being written.
+        self._flying = False
+        #: What a checkpoint's batch holds, which was made when it was asked for.
+        self._made: Batch | None = None
+        #: When the next batch is due that the job itself has something in: what the worker says of it holds up no word.
+        self._due = float("-inf")
         self._spoken = False
         self._timer: asyncio.Handle | None = None
         self._landed = asyncio.Event()
@@ -71,9 +89,12 @@ class Outlet:
         self._bytes += len(text)
         self._soon()
 
-    def add(self, type: str, data: Any) -> None:
-        """Raises JobError("too_large") for an event above 256 KiB and "bad_event" for what has no JSON form."""
-        event = self._encode(type, data)
+    def add(self, type: str, data: Any, *, flat: bool = False) -> None:
+        """Raises JobError("too_large") for an event above 256 KiB and "bad_event" for what has no JSON form.
+
+        `flat`: `data` is ours, and known to have one.
+        """
+        event = self._encode(type, data, flat=flat)
         if self.over:
             return
         self._spoken = self._spoken or type == "job.delta"
@@ -106,8 +127,11 @@ class Outlet:
 
     async def wait_landed(self) -> None:
         """Returns when no batch is under way, and none will be before the caller waits again. Cancelling is safe."""
+        if self._flying and self._made is None and self._writer.withdraw(self):
+            self._flying = False  # it waits with what follows it
+            self._landed.set()
         # A loop: between a landing and the turn in which this is heard of, what waited may have taken off.
-        while self._flight is not None:
+        while self._flying:
             await self._landed.wait()
         if self._timer:
             self._timer.cancel()
@@ -133,45 +157,52 @@ class Outlet:
         return out
 
     def _soon(self) -> None:
-        if self._flight is None and self._timer is None and not self.over:
-            loop = asyncio.get_running_loop()
-            wait_s = self._flown + GATHER_S - loop.time()
+        if not self._flying and self._timer is None and not self.over:
+            wait_s = self._due - EARLY_S - self._loop.time()
             # Even "now" is the loop's next turn: what the job adds before it first waits goes along.
-            self._timer = loop.call_later(wait_s, self._fly) if wait_s > 0 else loop.call_soon(self._fly)
+            self._timer = self._loop.call_later(wait_s, self._fly) if wait_s > 0 else self._loop.call_soon(self._fly)
 
     def _fly(self, checkpoint: bytes = b"") -> None:
         if self._timer:
             self._timer.cancel()
             self._timer = None
-        if self._flight is not None or self.over:
+        if self._flying or self.over:
             return
         if checkpoint:
-            batch = self._board(checkpoint)  # what is said from here on is none of it
-            self._flight = self._writer.append(lambda: batch)
-        elif self._pending:
-            self._flight = self._writer.append(self._board)
-        else:
+            self._made = self._batch(checkpoint)  # what is said from here on is none of it
+        elif not self._pending:
             return
+        self._flying = True
         self._landed.clear()
-        self._flight.add_done_callback(self._on_landed)
+        self._writer.put(self)
 
-    def _board(self, checkpoint: bytes = b"") -> Batch:
+    def _batch(self, checkpoint: bytes = b"") -> Batch:
         self._number += 1
         if self._spoken:
-            self._flown = asyncio.get_running_loop().time()
+            self._due = max(self._due, self._loop.time()) + GATHER_S
         return Batch(self._tenant, self._stream, self._fence, self._number, self._take(), checkpoint)
 
-    def _on_landed(self, flight: asyncio.Future[Appended]) -> None:
-        self._flight = None
-        said = None if flight.cancelled() else flight.result()
-        if said is not None and said.verdict != "ok":
+    # what the writer asks for and tells
+
+    def board(self) -> tuple[Batch, int]:
+        batch, self._made = self._made or self._batch(), None
+        return batch, sum(map(len, batch.events))
+
+    def land(self, said: Appended) -> None:
+        self._flying = False
+        if said.verdict != "ok":
             self.refused = said
             self._on_refused(said)
         else:
-            self.answered = self._number if said is not None else self.answered
+            self.answered = self._number
             if self._pending:
                 self._soon()
         self._landed.set()
+
+    def refuse(self, error: ReplyError) -> None:
+        # Another hand has been at the stream. The lease lapses, and another attempt follows.
+        log.error("a batch was refused", stream=self._stream, exc_info=error)
+        self.land(Appended("fenced"))
 
     def _seal_texts(self) -> None:
         if self._texts:

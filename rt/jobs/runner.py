@@ -8,6 +8,7 @@ attempt ends in exactly one `Outcome`, and one `match` writes it down.
 import asyncio
 import inspect
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -18,19 +19,18 @@ from rt.codec import from_json_bytes, to_json_bytes
 from rt.cursor import new_epoch
 from rt.errors import JobError, Refused
 from rt.jobs.context import JobContext
+from rt.jobs.ends import End
 from rt.jobs.job import Cancelled, Completed, Failed, HandedBack, JobDef, Lost, Outcome, Past, Retrying, brief, outcome_of
 from rt.jobs.models import LanguageModel
 from rt.jobs.outlet import Outlet
 from rt.jobs.payload import BadPayload, Payload, decode_job, encode_result
-from rt.jobs.queue import letter_bounds
 from rt.jobs.threads import Threads
 from rt.redis import Store, insist, load_script
 from rt.settings import Settings
-from rt.streams.log import Appended, StreamLog
+from rt.streams.log import Appended, Batch, StreamLog
 from rt.streams.writer import Writer
 from rt.telemetry import get_logger, metrics
 
-SETTLE = load_script("streams/stream", "jobs/job", "jobs/settle")
 ADOPT = load_script("streams/stream", "jobs/adopt")
 
 log = get_logger("rt.runner")
@@ -41,24 +41,49 @@ STOP_GRACE_S = 3.0
 _UNREADABLE = Payload("<unknown>", (), {}, 0, "pickle", False)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Claim:
-    """What `claim.lua` says of a claimed job."""
+    """What `claim.lua` says of a claimed job. Times are Redis's, in Unix ms."""
 
     id: str
     payload: bytes
     tenant: str
-    meta: dict[str, bytes]
+    fence: str
+    attempt: int
+    tries: int
+    #: "" and 0 for a plain arq client's job that nobody has adopted yet.
+    job: str
+    created: int
+    started: int
+    deadline: int
+    #: Why an attempt follows another one, and what that left.
+    restart: str
+    checkpoint: bytes | None
+    checkpoint_seq: int
+    claimed: int
+    stream: str
 
-    def text(self, name: str) -> str:
-        return self.meta.get(name, b"").decode()
-
-    def number(self, name: str) -> int:
-        return int(float(self.meta.get(name) or 0))
-
-    @property
-    def stream(self) -> str:
-        return keys.job_stream(self.id)
+    @classmethod
+    def read(cls, row: list[Any], now: int) -> "Claim":
+        """Raises UnicodeDecodeError for an id that is no text."""
+        id, payload, tenant, fence, attempt, tries, job, created, started, deadline, restart, checkpoint, checkpoint_seq = row
+        return cls(
+            name := id.decode(),
+            payload,
+            tenant.decode(),
+            fence.decode(),
+            int(attempt),
+            int(tries),
+            job.decode() if job else "",
+            int(created or 0),
+            int(started),
+            int(deadline),
+            restart.decode() if restart else "",
+            checkpoint,
+            int(checkpoint_seq or 0),
+            now,
+            keys.job_stream(name),
+        )
 
 
 @dataclass(slots=True, eq=False)
@@ -66,6 +91,8 @@ class Run:
     """A running attempt as the worker sees it."""
 
     claim: Claim
+    #: Called once, when the function has ended or is left behind: its slot is free, although its end is still to be written.
+    on_end: Callable[[], None] = lambda: None
     stopped: Outcome | None = None
     task: asyncio.Task[Outcome] | None = None
     context: JobContext | None = None
@@ -88,13 +115,24 @@ class Run:
     def end(self, _: object = None) -> None:
         if not self.ended.done():
             self.ended.set_result(None)
+            self.on_end()
 
 
 class Runner:
     """Runs claims. `model` is set once it is loaded."""
 
-    def __init__(self, app: App, settings: Settings, store: Store, streams: StreamLog, writer: Writer, worker: str) -> None:
-        self._app, self._settings, self._store, self._streams, self._writer = app, settings, store, streams, writer
+    def __init__(
+        self,
+        app: App,
+        settings: Settings,
+        store: Store,
+        streams: StreamLog,
+        writer: Writer[Batch, Appended],
+        ends: Writer[End, str],
+        worker: str,
+    ) -> None:
+        self._app, self._settings, self._store, self._streams = app, settings, store, streams
+        self._writer, self._ends = writer, ends
         self._worker = worker
         self.model: LanguageModel | None = None
         #: Functions that went on after their cancel and their grace; what they emit goes nowhere.
@@ -104,12 +142,11 @@ class Runner:
     async def run(self, run: Run) -> Outcome:
         """Runs an attempt and settles it. Waits for Redis where it must; raises nothing but CancelledError."""
         claim = run.claim
-        outlet = Outlet(
-            claim.tenant, claim.stream, claim.text("fence"), claim.number("attempt"), self._writer, lambda said: run.stop(_refused(said))
-        )
+        outlet = Outlet(claim.tenant, claim.stream, claim.fence, claim.attempt, self._writer, lambda said: run.stop(_refused(said)))
         try:
             payload = decode_job(claim.payload)
         except BadPayload as error:
+            run.end()
             return await self._settle(
                 run, outlet, _UNREADABLE, Failed({"code": "invalid_input", "message": str(error), "temporary": False})
             )
@@ -149,7 +186,7 @@ class Runner:
         claim = run.claim
         job = self._app.jobs.get(payload.function)
         try:
-            if not claim.meta.get("job"):
+            if not claim.job:
                 await self._adopt(claim, payload, job)
             if len(keys.escape(claim.id)) > keys.MAX_ID_CHARS:  # a plain arq client's: nobody could name its stream
                 message = f"the job's id is longer than {keys.MAX_ID_CHARS} characters once percent-encoded"
@@ -161,57 +198,57 @@ class Runner:
             except Refused as error:
                 return Failed({"code": "invalid_input", "message": error.message, "temporary": False})
             past = Past()
-            if claim.number("attempt") > 1:
+            if claim.attempt > 1:
                 past, discard_after = await self._past(claim, job)
-                outlet.add("job.restarted", {"reason": claim.text("restart") or "lease_lost", "discard_after": discard_after})
-            outlet.add("job.started", {"worker": self._worker})
-            created = claim.number("created") or payload.enqueued_ms
-            metrics.queue_wait_seconds.labels(job.name).observe(max(0.0, (claim.number("claimed") - created) / 1000))
+                outlet.add("job.restarted", {"reason": claim.restart or "lease_lost", "discard_after": discard_after}, flat=True)
+            outlet.add("job.started", {"worker": self._worker}, flat=True)
+            created = claim.created or payload.enqueued_ms
+            metrics.queue_wait_seconds.labels(job.name).observe(max(0.0, (claim.claimed - created) / 1000))
             return await self._call(run, outlet, job, input.__dict__, past)
         except (Exception, SystemExit) as error:  # a library's sys.exit() would end the worker
             if job is None:
                 raise
             if not isinstance(error, JobError):
                 log.warning("job raised", job_id=claim.id, job=job.name, exc_info=error)
-            return outcome_of(error, job, claim.number("tries"))
+            return outcome_of(error, job, claim.tries)
 
     async def _call(self, run: Run, outlet: Outlet, job: JobDef, input: dict[str, Any], past: Past) -> Outcome:
         claim = run.claim
         loop = asyncio.get_running_loop()
         # The deadline is Redis's time; what is left of it is counted on this process's own clock from the claim on.
-        left_s = (claim.number("deadline") - claim.number("claimed")) / 1000 - (time.monotonic() - run.began)
-        timeout_s = job.idle_timeout_s
+        left_s = (claim.deadline - claim.claimed) / 1000 - (time.monotonic() - run.began)
+        deadline, idle_s = loop.time() + left_s, job.idle_timeout_s
         assert self.model is not None
         try:
-            async with asyncio.timeout(left_s) as total, asyncio.timeout(timeout_s) as idle:
+            async with asyncio.timeout_at(deadline if idle_s is None else min(deadline, loop.time() + idle_s)) as limit:
 
                 def touch(waiting: bool) -> None:
-                    if timeout_s is not None and not context.cancelled and not idle.expired():
-                        idle.reschedule(None if waiting else loop.time() + timeout_s)
+                    if idle_s is not None and not context.cancelled and not limit.expired():
+                        limit.reschedule(deadline if waiting else min(deadline, loop.time() + idle_s))
 
                 run.context = context = JobContext(
                     id=claim.id,
-                    attempt=claim.number("attempt"),
-                    tries=claim.number("tries"),
+                    attempt=claim.attempt,
+                    tries=claim.tries,
                     stream=claim.stream,
                     past=past,
                     outlet=outlet,
-                    deadline=loop.time() + left_s,
+                    deadline=deadline,
                     touch=touch,
                     settings=self._settings,
                     model=self.model,
-                    log=get_logger("rt.job").bind(job_id=claim.id, job=job.name, attempt=claim.number("attempt")),
+                    job=job.name,
                 )
                 if inspect.iscoroutinefunction(job.function):
                     value = await job.function(context, **input)
                 else:
                     value = await self.threads.run(partial(job.function, context, **input), f"job {claim.id}")
         except TimeoutError:
-            if total.expired():
-                return Failed({"code": "timeout", "message": f"not finished within {left_s:.1f} s", "temporary": False})
-            if idle.expired():
-                return Failed({"code": "idle_timeout", "message": f"silent for {timeout_s:g} s", "temporary": False})
-            raise
+            if not limit.expired():
+                raise
+            if idle_s is not None and (limit.when() or 0) < deadline:
+                return Failed({"code": "idle_timeout", "message": f"silent for {idle_s:g} s", "temporary": False})
+            return Failed({"code": "timeout", "message": f"not finished within {left_s:.1f} s", "temporary": False})
         finally:
             if run.context is not None:
                 run.context.cancelled = True
@@ -221,14 +258,14 @@ class Runner:
         timeout_s = (job.timeout_s if job else None) or self._settings.job_timeout_s
         names = [keys.log(claim.tenant, claim.stream), keys.meta(claim.tenant, claim.stream), keys.jobs(claim.tenant)]
         queued = events.encode("job.queued", claim.stream, {"job": payload.function}, _now())
-        args: list[Any] = [new_epoch(), claim.text("fence"), claim.id, claim.tenant, self._settings.queue, int(timeout_s * 1000)]
+        args: list[Any] = [new_epoch(), claim.fence, claim.id, claim.tenant, self._settings.queue, int(timeout_s * 1000)]
         args += [queued, *self._streams.keep("job:-")]
         # Nobody's job: read with `admin`, and announced nowhere.
         known = {"job": payload.function, "created": payload.enqueued_ms, "max": job.max_attempts if job else 1, "owner": "", "reports": ""}
         args += [part for pair in known.items() for part in pair]
         deadline = await insist("adopt", self._store.run, ADOPT, names, args)
         if deadline:
-            claim.meta["deadline"] = str(deadline).encode()
+            claim.deadline = int(deadline)
 
     async def _past(self, claim: Claim, job: JobDef) -> tuple[Past, int]:
         """What still stands of earlier attempts, and the seq after which everything of theirs is discarded."""
@@ -246,14 +283,14 @@ class Runner:
                     standing = [one for one in standing if one[0] <= event["data"]["discard_after"]]
             if after >= page.head.top or not page.events:
                 break
-        saved = claim.meta.get("checkpoint")
+        saved = claim.checkpoint
         checkpoint = from_json_bytes(saved) if saved else None
         # Where the log does not go back to the beginning, what was streamed is not known: only a checkpoint helps.
         if whole and job.keep(everything := _as_past(checkpoint, standing)):
             return everything, standing[-1][0] if standing else 0
         if saved is None:
             return Past(), 0
-        seq = claim.number("checkpoint_seq")
+        seq = claim.checkpoint_seq
         return _as_past(checkpoint, [one for one in standing if one[0] <= seq] if whole else []), seq
 
     async def _settle(self, run: Run, outlet: Outlet, payload: Payload, outcome: Outcome) -> Outcome:
@@ -269,8 +306,9 @@ class Runner:
             batch = list(waiting) if kind != "cancelled" else []
             if data is not None:
                 try:
-                    event = events.encode(f"job.{kind}", claim.stream, data, _now(), attempt=claim.number("attempt"))
-                    from_json_bytes(event)  # a result that nobody could read again is none
+                    event = events.encode(f"job.{kind}", claim.stream, data, _now(), attempt=claim.attempt)
+                    if data.get("result") is not None:
+                        from_json_bytes(event)  # a result that nobody could read again is none
                 except ValueError:
                     message = "the result has no JSON form, or is nested too deep"
                     outcome, usage = Failed({"code": "bad_result", "message": message, "temporary": False}), {}
@@ -281,23 +319,22 @@ class Runner:
                 batch.append(event)
             arq_result = self._arq_result(claim, payload, success, value) if kind in ("completed", "failed", "cancelled") else b""
             parts = [data.get(name) if data else None for name in ("result", "error", "usage")]
-            names = [keys.log(claim.tenant, claim.stream), keys.meta(claim.tenant, claim.stream), self._settings.queue]
             args = [
-                *(new_epoch(), claim.id, claim.tenant, claim.text("fence"), kind, *self._streams.keep("job:-"), delay_ms),
+                *(claim.id, claim.tenant, claim.fence, kind, delay_ms),
                 *(b"" if one is None and not (kind == "completed" and i == 0) else to_json_bytes(one) for i, one in enumerate(parts)),
-                *(arq_result, self._settings.keep_result_s * 1000),
-                to_json_bytes(brief(data["error"])) if data and "error" in data else b"",
-                *(*letter_bounds(self._settings), outlet.answered, len(batch), *batch),
+                *(arq_result, to_json_bytes(brief(data["error"])) if data and "error" in data else b""),
+                *(outlet.answered, len(batch), *batch),
             ]
-            # Sent again it is recognised by its fence and kind, and does nothing twice.
-            reply = await insist("settle", self._store.run, SETTLE, names, args)
-            if reply[0] == b"cancelled":
-                outcome = Cancelled(reply[1].decode())
+            end = End(claim.tenant, claim.stream, args)
+            self._ends.put(end)
+            said, _, by = (await end.answer).partition(" ")
+            if said == "cancelled":
+                outcome = Cancelled(by)
                 continue
-            if reply[0] == b"behind":
+            if said == "behind":
                 outcome = HandedBack()
                 continue
-            if reply[0] == b"fenced":
+            if said == "fenced":
                 outcome = Lost()
             break
         if isinstance(outcome, Lost):
@@ -311,8 +348,8 @@ class Runner:
         match outcome:
             case Completed(result):
                 timings = {"run_ms": round((time.monotonic() - run.began) * 1000)}
-                if run.claim.number("created"):
-                    timings["queued_ms"] = max(0, run.claim.number("started") - run.claim.number("created"))
+                if run.claim.created:
+                    timings["queued_ms"] = max(0, run.claim.started - run.claim.created)
                 return "completed", {"result": result, **spent, "timings": timings}, 0, True, result
             case Failed(error, exception):
                 return "failed", {"error": error, **spent}, 0, False, exception or RuntimeError(f"{error['code']}: {error['message']}")
@@ -330,10 +367,10 @@ class Runner:
             payload,
             job_id=claim.id,
             queue=self._settings.queue,
-            tries=claim.number("tries"),
+            tries=claim.tries,
             success=success,
             result=value,
-            started_ms=claim.number("started"),
+            started_ms=claim.started,
             finished_ms=_now(),
         )
 

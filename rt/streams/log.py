@@ -5,6 +5,7 @@ All raise `Unavailable` when Redis does not answer; then the call may have happe
 carries a batch number (`append`) or a record (`publish`).
 """
 
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -18,6 +19,7 @@ from rt.keys import Stream, parse_stream
 from rt.redis import Store, load_script
 from rt.settings import Settings
 from rt.streams.replay import Head
+from rt.telemetry import metrics
 
 APPEND = load_script("streams/stream", "streams/append")
 PUBLISH = load_script("streams/stream", "streams/publish")
@@ -57,8 +59,7 @@ class Batch:
     checkpoint: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
-class Appended:
+class Appended(NamedTuple):
     """`verdict`: "ok"; "fenced" (another attempt owns the job, or it has ended); "cancelled" (`by` says by whom); "behind" (Redis
     was set back, and lacks a batch that it has answered)."""
 
@@ -91,6 +92,7 @@ class StreamLog:
     def __init__(self, store: Store, settings: Settings) -> None:
         self._store = store
         self._settings = settings
+        self._keep_jobs = self.keep("job:-")
 
     def keep(self, stream: Stream | str) -> tuple[int, int, int]:
         """`(length, log_ttl_s, meta_ttl_s)` of a stream, as the scripts take them."""
@@ -101,12 +103,17 @@ class StreamLog:
     async def append(self, batches: Sequence[Batch]) -> list[Appended]:
         """Appends batches of attempts, for any number of streams, in one call; answers in the same order."""
         names: list[str] = []
-        args: list[Any] = [new_epoch()]
-        length, log_ttl_s, meta_ttl_s = self.keep("job:-")
+        args: list[Any] = [new_epoch(), *self._keep_jobs]
+        count = 0
         for one in batches:
             names += (keys.log(one.tenant, one.stream), keys.meta(one.tenant, one.stream))
-            args += (one.fence, one.number, one.checkpoint, length, log_ttl_s, meta_ttl_s, len(one.events), *one.events)
-        return [_appended(one) for one in await self._store.run(APPEND, names, args)]
+            args += (one.fence, one.number, one.checkpoint, len(one.events), *one.events)
+            count += len(one.events)
+        began = time.perf_counter()
+        answers = [_appended(one) for one in await self._store.run(APPEND, names, args)]
+        metrics.append_seconds.observe(time.perf_counter() - began)
+        metrics.append_events.observe(count)
+        return answers
 
     async def publish(
         self, tenant: str, stream: Stream, event: bytes, *, hash: str = "-", records: Iterable[str] = (), by: Authorship = NOBODY
@@ -216,7 +223,7 @@ def _head(reply: list[Any]) -> Head:
 def _appended(reply: list[Any]) -> Appended:
     match reply[0].decode():
         case "ok":
-            return Appended("ok", reply[1].decode(), int(reply[2]), int(reply[3]))
+            return Appended("ok", reply[1].decode(), reply[2], reply[3])
         case "cancelled":
             return Appended("cancelled", by=reply[1].decode())
         case "behind":

@@ -13,8 +13,8 @@ for k = 4, #KEYS do
     return { 'duplicate', answer }
   end
 end
-local epoch, seq = stream_open(KEYS[1], KEYS[2], ARGV[1])
-local _, last = stream_add(KEYS[1], KEYS[2], epoch, seq, { ARGV[2] }, { ARGV[3], ARGV[4], ARGV[5] })
-local answer = '{"epoch":"' .. epoch .. '","seq":' .. last .. '}'
+local stream = stream_open(KEYS[1], KEYS[2], ARGV[1])
+local _, last = stream_add(stream, { ARGV[2] }, { ARGV[3], ARGV[4], ARGV[5] })
+local answer = '{"epoch":"' .. stream.epoch .. '","seq":' .. last .. '}'
 for k = 4, #KEYS do redis.call('SET', KEYS[k], 'd ' .. ARGV[6] .. ' ' .. answer, 'EX', ARGV[7]) end
 return { 'ok', answer }

@@ -1,63 +1,103 @@
-"""One writer of attempts' events per worker process: batches of all its jobs leave in one call.
+"""One call to Redis at a time for what many tasks have to write.
 
-The first batch goes at once. Whatever gathers while a call is under way goes with the next, so calls grow with load
-only, and an idle process adds nothing but one round trip. What a batch holds is asked for when its call is made, so that
-it has everything its job has said by then. A call whose answer is lost is sent again with the same
-batch numbers until Redis answers: each batch is appended once.
+The first one leaves at once. Whatever gathers while a call is under way goes with the next, so calls grow with load
+only, and an idle process adds nothing but one round trip. What is to be written is asked for when its call is made, so
+that it has everything that was said by then. A call whose answer is lost is sent again until Redis answers: what it
+carries must say by itself that it is a repeat.
 """
 
 import asyncio
-import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import Generic, Protocol, TypeVar
 
-from rt.redis import insist
-from rt.streams.log import Appended, Batch, StreamLog
-from rt.telemetry import metrics
+from rt.redis import ReplyError, insist
 
-#: Bytes of one call, and one batch more. Redis is held while it appends them.
+#: Bytes of one call, and one item more; and items. Redis is held while it takes them.
 CALL_BYTES = 1024 * 1024
+CALL_ITEMS = 200
+#: What has gathered when a call is answered, and makes the next ones wait: each call costs the three processes that take part
+#: in it about as much as ten items do, and a person does not see the wait.
+BUSY_ITEMS = 4
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+R = TypeVar("R")
+R_contra = TypeVar("R_contra", contravariant=True)
 
 
-class Writer:
-    """Run `run()` in a task of its own; `append()` from any task of the loop."""
+class Passenger(Protocol[T_co, R_contra]):
+    """Who has something to write. None of these waits or raises."""
 
-    def __init__(self, streams: StreamLog) -> None:
-        self._streams = streams
-        self._waiting: list[tuple[Callable[[], Batch], asyncio.Future[Appended]]] = []
+    def board(self) -> tuple[T_co, int]:
+        """The item, and its bytes, about; asked for once, when the call is made."""
+
+    def land(self, answer: R_contra) -> None: ...
+
+    def refuse(self, error: ReplyError) -> None:
+        """Redis will not do it."""
+
+
+class Writer(Generic[T, R]):
+    """Run `run()` in a task of its own; `put()` from any task of the loop.
+
+    `send` writes items in one call and returns an answer for each; it may raise Unavailable, and is then called again.
+    Under load a call begins `patience_s` after the one before at the earliest.
+    """
+
+    def __init__(self, name: str, send: Callable[[list[T]], Awaitable[list[R]]], *, patience_s: float = 0.0) -> None:
+        self._name, self._send, self._patience_s = name, send, patience_s
+        self._waiting: dict[Passenger[T, R], None] = {}
         self._some = asyncio.Event()
 
-    def append(self, board: Callable[[], Batch]) -> asyncio.Future[Appended]:
-        """The answer to a batch, whenever Redis gives it; `board` makes the batch, and is called once. At most one batch of a stream
-        may be under way.
-
-        Cancelling the future does not take the batch back.
-        """
-        answer: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
-        self._waiting.append((board, answer))
+    def put(self, passenger: Passenger[T, R]) -> None:
+        """Has it board the next call. At most once until it has landed."""
+        self._waiting[passenger] = None
         self._some.set()
-        return answer
+
+    def withdraw(self, passenger: Passenger[T, R]) -> bool:
+        """Takes back one that has not boarded; False when its call is under way."""
+        waits = passenger in self._waiting
+        if waits:
+            del self._waiting[passenger]
+        return waits
 
     async def run(self) -> None:
+        loop = asyncio.get_running_loop()
         while True:
             await self._some.wait()
-            batches: list[Batch] = []
-            size = 0
-            for board, _ in self._waiting:
-                batches.append(batch := board())
-                size += sum(map(len, batch.events))
-                if size > CALL_BYTES:
-                    break
-            call, self._waiting = self._waiting[: len(batches)], self._waiting[len(batches) :]
-            if not self._waiting:
-                self._some.clear()
-            answers = await self._send(batches)
-            for (_, future), answer in zip(call, answers, strict=True):
-                if not future.done():
-                    future.set_result(answer)
+            self._some.clear()
+            while self._waiting:
+                began = loop.time()
+                await self._call()
+                if len(self._waiting) >= BUSY_ITEMS:
+                    await asyncio.sleep(began + self._patience_s - loop.time())
 
-    async def _send(self, batches: list[Batch]) -> list[Appended]:
-        began = time.perf_counter()
-        answers = await insist("append", self._streams.append, batches)
-        metrics.append_seconds.observe(time.perf_counter() - began)
-        metrics.append_events.observe(sum(len(one.events) for one in batches))
-        return answers
+    async def _call(self) -> None:
+        passengers: list[Passenger[T, R]] = []
+        items: list[T] = []
+        bytes = 0
+        while self._waiting and bytes <= CALL_BYTES and len(items) < CALL_ITEMS:
+            passenger = next(iter(self._waiting))
+            del self._waiting[passenger]
+            item, size = passenger.board()
+            passengers.append(passenger)
+            items.append(item)
+            bytes += size
+        try:
+            answers = await insist(self._name, self._send, items)
+        except ReplyError as error:
+            if len(items) == 1:
+                passengers[0].refuse(error)
+                return
+        else:
+            for passenger, answer in zip(passengers, answers, strict=True):
+                passenger.land(answer)
+            return
+        # One of them cannot be written, whatever the reason: the others can. What was written is known as a repeat.
+        for passenger, item in zip(passengers, items, strict=True):
+            try:
+                (answer,) = await insist(self._name, self._send, [item])
+            except ReplyError as error:
+                passenger.refuse(error)
+            else:
+                passenger.land(answer)

@@ -56,7 +56,7 @@ async def lost(hands: Hands, weather: Weather, want: int = 5) -> None:
 
 
 def told(claims: list[Claim]) -> list[tuple[str, int]]:
-    return [(one.id, one.number("attempt")) for one in claims]
+    return [(one.id, one.attempt) for one in claims]
 
 
 async def lapse(store: Weather, settings: Settings, job_id: str) -> None:
@@ -108,10 +108,10 @@ async def test_a_retried_job_that_is_told_again_says_why_it_began_again(hands: H
     await weather.call("HSET", keys.meta(TENANT, keys.job_stream(job_id)), "restart", "deploy")
     await lost(hands, weather)
     [claim] = await hands.claim(5)
-    assert claim.text("restart") == "deploy"
+    assert claim.restart == "deploy"
     await lapse(weather, settings, job_id)
     [claim] = await hands.claim(5)
-    assert (claim.number("attempt"), claim.text("restart")) == (2, "")
+    assert (claim.attempt, claim.restart) == (2, "")
 
 
 async def test_leases_that_lapsed_while_nobody_reached_redis_are_left_to_their_holders(
@@ -130,7 +130,7 @@ async def test_leases_that_lapsed_while_nobody_reached_redis_are_left_to_their_h
     # The holder renews, and has lost nothing.
     verdicts: list[str] = []
     leases = Leases(weather, settings.queue, lease_s=60, stall_limit_s=30, on_verdict=lambda _, said: verdicts.append(said))
-    leases.hold(Lease(job_id, TENANT, holder.text("fence")))
+    leases.hold(Lease(job_id, TENANT, holder.fence))
     await leases.ask()
     assert verdicts == []
     # Whose worker has gone meanwhile begins again after the grace.

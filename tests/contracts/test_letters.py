@@ -17,11 +17,11 @@ from rt import keys
 from rt.app import App
 from rt.errors import JobError, Refused, TemporaryJobError, Unavailable
 from rt.jobs.context import JobContext
+from rt.jobs.ends import SETTLE
 from rt.jobs.janitor import Janitor
 from rt.jobs.job import JobDef, Retry
 from rt.jobs.letters import DeadLetter, DeadLetters
 from rt.jobs.queue import JobQueue, NewJob
-from rt.jobs.runner import SETTLE
 from rt.jobs.worker import CLAIM, Worker
 from rt.redis import Script, Store
 from rt.settings import Settings
@@ -115,7 +115,7 @@ async def claim(queue: JobQueue, store: Store, lease_ms: int = 1) -> list[str]:
     """What a worker claims that is killed at once."""
     claimer = secrets.token_hex(4)
     reply = await store.run(CLAIM, [queue.name, keys.claimer(claimer)], [10, lease_ms, claimer, 1, 60_000, *queue.ends()])
-    return [one[0].decode() for one in reply[3]]
+    return [one[0].decode() for one in reply[2]]
 
 
 async def claim_again(queue: JobQueue, store: Store, job_id: str) -> None:

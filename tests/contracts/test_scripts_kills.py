@@ -63,6 +63,9 @@ class Process:
             self.queue, access, WHO, self.session, app.jobs[job], {"text": "abc"}, stream=None, delay_s=0, timeout_s=None, records=RECORDS
         )
 
+    async def write(self) -> None:
+        await asyncio.gather(self.worker.writer.run(), self.worker.ends.run())
+
     async def work(self) -> None:
         for claim in await self.worker.claim(1):
             await self.worker.runner.run(Run(claim))
@@ -70,7 +73,7 @@ class Process:
     async def live(self, job: str, after: int | None) -> None:
         """Submits and works until it has died after so many calls, or nothing is left to do."""
         self.store.calls, self.store.calls_left = 0, after
-        writer = asyncio.create_task(self.worker.writer.run())
+        writer = asyncio.create_task(self.write())
         life = asyncio.create_task(self._live(job))
         dead = asyncio.create_task(self.store.dead.wait())
         await asyncio.wait({life, dead}, return_when=asyncio.FIRST_COMPLETED)
@@ -125,7 +128,7 @@ async def check_the_rest(redis_url: str, settings: Settings, session: Authorship
     """Other processes go on, and the client asks again."""
     store = Weather(redis_url)
     process = Process(store, settings, session)
-    writer = asyncio.create_task(process.worker.writer.run())
+    writer = asyncio.create_task(process.write())
     job_id = "plain" if job == "plain" else (await process.submit(job)).job_id
     for _ in range(3):
         await lapse_all(store, settings)

@@ -77,8 +77,8 @@ class Held:
     """A claimed attempt in the hands of a worker, which may have lost it long ago."""
 
     def __init__(self, job: Job, claim: Claim) -> None:
-        self.job, self.claim, self.fence = job, claim, claim.text("fence")
-        self.adopted = bool(claim.text("job"))
+        self.job, self.claim, self.fence = job, claim, claim.fence
+        self.adopted = bool(claim.job)
         self.sent: list[tuple[Batch, list[Line]]] = []
         #: The newest batch that was answered.
         self.answered = 0
@@ -353,7 +353,7 @@ class Jobs(RedisMachine):
                     claimed[id] = fence
         assert len(claimed) <= want
         if claims is not None:
-            assert {one.id: one.text("fence") for one in claims} == claimed
+            assert {one.id: one.fence for one in claims} == claimed
         for id, fate in fates.items():
             job = self.jobs[id]
             match fate.does:
@@ -381,7 +381,7 @@ class Jobs(RedisMachine):
             claims = self.do(self.worker.claim(want))
         except Unavailable:
             return
-        assert {one.id: one.text("fence") for one in claims} == mine
+        assert {one.id: one.fence for one in claims} == mine
         self.held += [Held(self.jobs[one.id], one) for one in claims]
         after = self.places()
         assert all(after[id].locked and not after[id].lapsed for id in mine)
@@ -430,7 +430,7 @@ class Jobs(RedisMachine):
                 [self.delta(one, mark) for mark in marks],
                 json.dumps(self.number()).encode() if checkpoint or not count else b"",
             )
-            lines = [Line("delta", one.claim.number("attempt"), mark) for mark in marks]
+            lines = [Line("delta", one.claim.attempt, mark) for mark in marks]
             one.sent.append((batch, lines))
             batches.append((one, batch, lines))
         self.send(batches, lost)
@@ -443,7 +443,7 @@ class Jobs(RedisMachine):
         self.send([(one, *one.sent[-1])], False)
 
     def delta(self, one: Held, mark: str) -> bytes:
-        return events.encode("job.delta", one.claim.stream, {"text": mark}, 0, attempt=one.claim.number("attempt"))
+        return events.encode("job.delta", one.claim.stream, {"text": mark}, 0, attempt=one.claim.attempt)
 
     def send(self, batches: list[tuple[Held, Batch, list[Line]]], lost: bool) -> None:
         if not batches:
@@ -510,7 +510,7 @@ class Jobs(RedisMachine):
                 return Failed(error) if one.adopted else None
             case "retrying" | "retrying later":
                 # As the runner decides: a try must be left.
-                left = one.claim.number("tries") < app.jobs[one.job.name].max_attempts
+                left = one.claim.tries < app.jobs[one.job.name].max_attempts
                 return Retrying(error, HOUR_S if kind != "retrying" else 0.0) if one.adopted and left else None
             case "cancelled":
                 return Cancelled(one.job.cancel)
@@ -521,7 +521,7 @@ class Jobs(RedisMachine):
         assert one.outcome is not None
         outcome, kind, last_word = one.outcome
         mark = {"completed": f"r{one.fence}", "cancelled": getattr(outcome, "by", "")}.get(kind, f"e{one.fence}")
-        lines = [Line("delta", one.claim.number("attempt"), last_word)] if last_word else []
+        lines = [Line("delta", one.claim.attempt, last_word)] if last_word else []
         expected = one.job.settle(one.fence, kind, lines, mark, one.answered)
         self.lossy(lost)
         stands = self.do(self._settle(one.claim, outcome, last_word, one.answered))
@@ -536,11 +536,15 @@ class Jobs(RedisMachine):
         assert names[type(stands)] == expected
 
     async def _settle(self, claim: Claim, outcome: Outcome, last_word: str, answered: int) -> Outcome:
-        outlet = Outlet(claim.tenant, claim.stream, claim.text("fence"), claim.number("attempt"), self.worker.writer, lambda _: None)
+        outlet = Outlet(claim.tenant, claim.stream, claim.fence, claim.attempt, self.worker.writer, lambda _: None)
         outlet.answered = answered
         if last_word:
             outlet.add_text(last_word)
-        return await self.worker.runner._settle(Run(claim), outlet, decode_job(claim.payload), outcome)
+        writing = asyncio.create_task(self.worker.ends.run())
+        try:
+            return await self.worker.runner._settle(Run(claim), outlet, decode_job(claim.payload), outcome)
+        finally:
+            writing.cancel()
 
     @precondition(lambda self: self.held)
     @rule(picks=st.lists(PICK, min_size=1, max_size=3), lost=SELDOM)

@@ -300,7 +300,7 @@ async def test_a_job_that_blocks_a_thread_keeps_its_lease(store: Store, settings
     async with running(app, settings, store) as worker:
         job_id = await jobs.submit("blocks_a_thread")
         await eventually(lambda: began(jobs, job_id))
-        fence = worker.runs[job_id].claim.text("fence")
+        fence = worker.runs[job_id].claim.fence
         lapses = await store.call("ZSCORE", keys.leases(settings.queue), job_id)
 
         async def renewed_twice() -> bool:

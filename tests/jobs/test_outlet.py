@@ -70,7 +70,7 @@ class Attempt:
 async def attempt(store: Store, settings: Settings) -> AsyncIterator[Attempt]:
     await store.call("HSET", keys.meta(TENANT, JOB), "fence", "1:t")
     log = Weather(store, settings)
-    writer = Writer(log)
+    writer = Writer("append", log.append)
     task = asyncio.create_task(writer.run())
     yield Attempt(store, settings, log, writer)
     task.cancel()
@@ -306,7 +306,7 @@ def test_whatever_a_job_does_its_stream_is_what_it_said(steps: list[tuple[str, A
         await store.call("HSET", keys.meta(TENANT, JOB), "fence", "1:t")
         log = Weather(store, settings)
         log.delay_s = delay_s
-        writer = Writer(log)
+        writer = Writer("append", log.append)
         task = asyncio.create_task(writer.run())
         attempt = Attempt(store, settings, log, writer)
         said: list[Any] = []

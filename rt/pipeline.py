@@ -41,7 +41,7 @@ class _Wire(asyncio.Protocol):
         self._on_reply, self._on_lost = on_reply, on_lost
         self._reader = hiredis.Reader(replyError=ReplyError, notEnoughData=_NOT_YET)
         self._out: list[bytes] = []
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self.transport: asyncio.Transport = self._library._writer.transport
         self.transport.set_protocol(self)
 
@@ -52,7 +52,7 @@ class _Wire(asyncio.Protocol):
     def send(self, command: tuple[Any, ...]) -> None:
         packed = hiredis.pack_command(command)
         if not self._out:
-            self._loop.call_soon(self._flush)
+            self.loop.call_soon(self._flush)
         self._out.append(packed)
 
     def _flush(self) -> None:
@@ -107,12 +107,12 @@ class Pipeline:
             wire = self._wire
             if wire is None or not wire.live:
                 wire = await self._connected()
-            answer = wire._loop.create_future()
+            answer = wire.loop.create_future()
             wire.send(command)
             if not self._unanswered:
-                self._heard_at = wire._loop.time()
+                self._heard_at = wire.loop.time()
                 if self._watch is None:
-                    self._watch = wire._loop.call_later(self._doubt_s, self._look)
+                    self._watch = wire.loop.call_later(self._doubt_s, self._look)
             self._unanswered.append(answer)
             reply = await answer
             if isinstance(reply, Exception):
@@ -146,7 +146,7 @@ class Pipeline:
             return self._wire
 
     def _answer(self, reply: Any) -> None:
-        self._heard_at = self._wire._loop.time()  # type: ignore[union-attr]
+        self._heard_at = self._wire.loop.time()  # type: ignore[union-attr]
         answer = self._unanswered.popleft()
         if not answer.done():  # its caller was cancelled
             answer.set_result(reply)
@@ -166,14 +166,14 @@ class Pipeline:
         wire = self._wire
         if wire is None or not self._unanswered:
             return
-        silent_s = wire._loop.time() - self._heard_at
+        silent_s = wire.loop.time() - self._heard_at
         if silent_s >= self._timeout_s:
             wire.abort()
             return
         if silent_s >= self._doubt_s and self._other is None:
             self._other = asyncio.create_task(self._try_another(wire))
         next_s = (self._doubt_s if silent_s < self._doubt_s else self._timeout_s) - silent_s
-        self._watch = wire._loop.call_later(next_s, self._look)
+        self._watch = wire.loop.call_later(next_s, self._look)
 
     async def _try_another(self, doubted: _Wire) -> None:
         """A connection whose other end is gone is as silent as a Redis that is: only a new one tells which it is."""
@@ -217,14 +217,15 @@ class Subscriber:
         refused what was sent.
         """
         if not self._messages and self._wire.live:
-            self._waiter = asyncio.get_running_loop().create_future()
+            self._waiter = self._wire.loop.create_future()
+            timer = self._wire.loop.call_later(timeout_s, self._wake)
             try:
-                async with asyncio.timeout(timeout_s):
-                    await self._waiter
-            except TimeoutError:
-                return None
+                await self._waiter
             finally:
+                timer.cancel()
                 self._waiter = None
+            if not self._messages and self._wire.live:
+                return None
         if not self._messages:
             raise RedisConnectionError("the connection was lost")
         return self.next_nowait()

@@ -7,17 +7,17 @@
 -- A call that comes late, when a higher number was there, claims nothing: nobody would hear of it.
 --
 -- A claimed id stays in arq's queue (arq's clients look for it there), parked a day ahead, so that running jobs are
--- never scanned; `rt:leases:<queue>` holds when each lease ends. The fence in the job's meta is what every write of
+-- never scanned. That is a ZINCRBY, of which Redis notifies as such: whoever waits for a ZADD to the queue is not woken by it. `rt:leases:<queue>` holds when each lease ends. The fence in the job's meta is what every write of
 -- the attempt is checked against.
 local queue, leases = KEYS[1], 'rt:leases:' .. KEYS[1]
 local want, lease, number = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[4])
 local token, ends = ARGV[3] .. '.' .. number, { unpack(ARGV, 6) }
 local now = now_ms()
 local function ms(value) return string.format('%.0f', value) end
-local parked = ms(now + 86400000)
+local parked = now + 86400000
 local claims = {}
 -- What the claims of a page write to the sorted sets, in one command each: scores and members.
-local to_park, to_hold, to_end = {}, {}, {}
+local to_hold, to_end = {}, {}
 
 local function put(into, score, member)
   into[#into + 1] = score
@@ -82,7 +82,7 @@ local function claim(id, lock, payload, tenant, aborted, score)
     'deadline', deadline)
   redis.call('SET', 'arq:in-progress:' .. id, fence, 'PX', lease)
   put(to_hold, ms(now + lease), id)
-  put(to_park, parked, id)
+  redis.call('ZINCRBY', queue, ms(parked - score), id)
   local again = attempt > 1 and redis.call('HMGET', meta, 'restart', 'checkpoint', 'checkpoint_seq') or {}
   claims[#claims + 1] = { id, payload, tenant, fence, attempt, tries, job, created, started, deadline, again[1] or false, again[2] or false,
     again[3] or false }
@@ -112,10 +112,9 @@ local function claim_all(ids, scores)
   for i, id in ipairs(ids) do
     if scores[i] then claim(id, locks[i], payloads[i], tenants[i] or '-', aborts[i], scores[i]) end
   end
-  flush(queue, to_park)
   flush(leases, to_hold)
   flush('rt:deadlines:' .. queue, to_end)
-  to_park, to_hold, to_end = {}, {}, {}
+  to_hold, to_end = {}, {}
 end
 
 -- What ends here takes no slot, so a page more is read until the slots are full or nothing is due.

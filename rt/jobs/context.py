@@ -11,6 +11,7 @@ from rt.events import MAX_EVENT_BYTES
 from rt.jobs.job import Past
 from rt.jobs.models import LanguageModel
 from rt.jobs.outlet import Outlet
+from rt.jobs.turns import Turns
 from rt.settings import Settings
 from rt.telemetry import get_logger
 
@@ -36,6 +37,7 @@ class JobContext:
         stream: str,
         past: Past,
         outlet: Outlet,
+        turns: Turns,
         deadline: float,
         touch: Callable[[bool], None],
         settings: Settings,
@@ -46,7 +48,7 @@ class JobContext:
         self.settings, self.model = settings, model
         self._job = job
         self.usage: dict[str, Any] = {}
-        self._outlet = outlet
+        self._outlet, self._turns, self._turn = outlet, turns, -1
         self._deadline = deadline
         self._touch = touch
         self._loop = asyncio.get_running_loop()
@@ -114,5 +116,7 @@ class JobContext:
             self._touch(True)  # while it waits for Redis, it is not the job that is silent
             await self._outlet.wait_room()
         self._touch(False)
-        # A loop of emits must let the buffer leave, and a cancel arrive, also when nothing else in it waits.
-        await asyncio.sleep(0)
+        # A loop of emits must let the buffer leave, and a cancel arrive, also when nothing else in it waits: the second one of a turn does.
+        if self._turn == (turn := self._turns.look()):
+            await asyncio.sleep(0)
+        self._turn = turn

@@ -60,15 +60,11 @@ class Outlet:
         self._due = float("-inf")
         self._spoken = False
         self._timer: asyncio.Handle | None = None
-        self._landed = asyncio.Event()
-        self._landed.set()
-        self._closed = False
+        #: Who waits for the landing of what flies.
+        self._landings: list[asyncio.Future[None]] = []
+        #: Nothing that is added will be written: the attempt was refused, or has ended.
+        self.over = False
         self.refused: Appended | None = None
-
-    @property
-    def over(self) -> bool:
-        """Nothing that is added will be written: the attempt was refused, or has ended."""
-        return self._closed or self.refused is not None
 
     @property
     def full(self) -> bool:
@@ -117,22 +113,21 @@ class Outlet:
 
         Only after `wait_landed`, in the same turn of the loop: nothing may overtake what is returned.
         """
-        self._closed = True
+        self.over = True
         return self._take()
 
     async def wait_room(self) -> None:
         while self.full and not self.over:
             self._fly()
-            await self._landed.wait()
+            await self._landing()
 
     async def wait_landed(self) -> None:
         """Returns when no batch is under way, and none will be before the caller waits again. Cancelling is safe."""
         if self._flying and self._made is None and self._writer.withdraw(self):
-            self._flying = False  # it waits with what follows it
-            self._landed.set()
+            self._landed()  # it waits with what follows it
         # A loop: between a landing and the turn in which this is heard of, what waited may have taken off.
         while self._flying:
-            await self._landed.wait()
+            await self._landing()
         if self._timer:
             self._timer.cancel()
             self._timer = None
@@ -142,7 +137,12 @@ class Outlet:
         await self.wait_landed()
         if not self.over:
             self._fly(checkpoint)
-            await self._landed.wait()
+            await self._landing()
+
+    async def _landing(self) -> None:
+        if self._flying:
+            self._landings.append(landing := self._loop.create_future())
+            await landing
 
     # from here on nothing waits
 
@@ -173,7 +173,6 @@ class Outlet:
         elif not self._pending:
             return
         self._flying = True
-        self._landed.clear()
         self._writer.put(self)
 
     def _batch(self, checkpoint: bytes = b"") -> Batch:
@@ -189,15 +188,21 @@ class Outlet:
         return batch, sum(map(len, batch.events))
 
     def land(self, said: Appended) -> None:
-        self._flying = False
+        self._landed()
         if said.verdict != "ok":
-            self.refused = said
+            self.over, self.refused = True, said
             self._on_refused(said)
         else:
             self.answered = self._number
             if self._pending:
                 self._soon()
-        self._landed.set()
+
+    def _landed(self) -> None:
+        self._flying = False
+        waiting, self._landings = self._landings, []
+        for one in waiting:
+            if not one.done():
+                one.set_result(None)
 
     def refuse(self, error: ReplyError) -> None:
         # Another hand has been at the stream. The lease lapses, and another attempt follows.

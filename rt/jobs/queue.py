@@ -114,12 +114,11 @@ class JobQueue:
         self._streams = streams
         self._settings = settings
         self.name = settings.queue
-        self._results = lua_results()
+        self._ends = (*streams.keep("job:-"), settings.keep_result_s * 1000, *lua_results(), *letter_bounds(settings))
 
     def ends(self) -> list[Any]:
         """What `job.lua` needs to end a job by itself."""
-        result_ttl_ms = self._settings.keep_result_s * 1000
-        return [new_epoch(), *self._streams.keep("job:-"), result_ttl_ms, *self._results, *letter_bounds(self._settings)]
+        return [new_epoch(), *self._ends]
 
     async def accept(self, new: NewJob, *, hash: str = "-", records: Iterable[str] = (), job_id: str | None = None) -> Accepted:
         """Queues a job with its `job.queued` and `job.created`, once for each of `records`; from its return it reaches a terminal event.

@@ -25,6 +25,7 @@ from rt.jobs.models import LanguageModel
 from rt.jobs.outlet import Outlet
 from rt.jobs.payload import BadPayload, Payload, decode_job, encode_result
 from rt.jobs.threads import Threads
+from rt.jobs.turns import Turns
 from rt.redis import Store, insist, load_script
 from rt.settings import Settings
 from rt.streams.log import Appended, Batch, StreamLog
@@ -138,6 +139,7 @@ class Runner:
         #: Functions that went on after their cancel and their grace; what they emit goes nowhere.
         self.stuck: set[asyncio.Task[Outcome]] = set()
         self.threads = Threads()
+        self._turns = Turns()
 
     async def run(self, run: Run) -> Outcome:
         """Runs an attempt and settles it. Waits for Redis where it must; raises nothing but CancelledError."""
@@ -233,6 +235,7 @@ class Runner:
                     stream=claim.stream,
                     past=past,
                     outlet=outlet,
+                    turns=self._turns,
                     deadline=deadline,
                     touch=touch,
                     settings=self._settings,

@@ -44,8 +44,8 @@ log = get_logger("rt.worker")
 HEARTBEAT_S = 5.0
 #: The safety poll where Redis refuses keyspace notifications: plain arq clients' jobs then wait this long at most.
 BLIND_POLL_S = 0.05
-#: Turns of the loop from a claim to a job's first line: its run, its attempt, its function.
-_TURNS_TO_START = 3
+#: Jobs of one claim. Redis is held while it claims them.
+CLAIM_JOBS = 100
 #: Under load, calls that append begin this far apart: 200 streams of a word every 20 ms then leave 40 in a call, which costs each of
 #: the three processes a fifth of what 200 calls cost, and delays a word by half of it.
 PATIENCE_S = 0.004
@@ -72,8 +72,9 @@ class Worker(ArqWorker):
             store, settings.queue, lease_s=settings.lease_s, stall_limit_s=settings.stall_limit_s, on_verdict=self._on_verdict
         )
         self.runs: dict[str, Run] = {}
-        #: Slots in use: runs whose function has not ended.
+        #: Slots in use: runs whose function has not ended; and whether the last claim was for fewer jobs than it might have found.
         self._busy = 0
+        self._short = False
         self._wake = asyncio.Event()
         self._stopping = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -146,22 +147,17 @@ class Worker(ArqWorker):
         while not self._stopping.is_set():
             # In this order: what rings during the claim must not be lost.
             self._wake.clear()
-            running = len(self.runs)
             try:
                 await self._poll_iteration()
             except Unavailable:
                 metrics.redis_errors.labels("claim").inc()
                 self._next_due_s = None
-            if len(self.runs) > running:
-                # Parking what was claimed rings as well: the jobs' first lines come before another claim.
-                for _ in range(_TURNS_TO_START):
-                    await asyncio.sleep(0)
             if self.burst and not self.runs and not await self._store_has_work():
                 return
             wait_s = self._poll_s if self._next_due_s is None else max(0.0, min(self._poll_s, self._next_due_s))
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(wait_s):
-                    await self._wake.wait()
+            timer = self.loop.call_later(wait_s, self._wake.set)
+            await self._wake.wait()
+            timer.cancel()
 
     async def _store_has_work(self) -> bool:
         return bool(await self.store.call("ZCARD", self.queue_name))
@@ -201,12 +197,13 @@ class Worker(ArqWorker):
         free = self.max_jobs - self._busy
         if not self.allow_pick_jobs or free <= 0:
             self._next_due_s = None
+            self._short = True
             return
         reply = await self.store.run(
             CLAIM,
             [self.queue_name, keys.claimer(self._claimer)],
             [
-                min(free, 100),
+                want := min(free, CLAIM_JOBS),
                 int(self.settings.lease_s * 1000),
                 self._claimer,
                 self._claim_number,
@@ -225,7 +222,8 @@ class Worker(ArqWorker):
                 log.error("a job whose id is no text")
                 continue
             self._start(claim)
-        if len(claims) == 100:
+        self._short = len(claims) >= want
+        if want == CLAIM_JOBS and self._short:
             self._wake.set()
 
     def _start(self, claim: Claim) -> None:
@@ -237,11 +235,12 @@ class Worker(ArqWorker):
         self.leases.hold(Lease(claim.id, claim.tenant, claim.fence))
         metrics.jobs_running.set(len(self.runs))
         # An older attempt's own, which has still to hear that it is over, is waited for as well.
-        self.tasks[f"{claim.id} {claim.fence}"] = self._group.create_task(self.run_job(claim.id, 0), name=f"run {claim.id}")
+        self.tasks[f"{claim.id} {claim.fence}"] = self._group.create_task(self.run_job(claim.id, 0))
 
     def _free(self) -> None:
         self._busy -= 1
-        self._wake.set()
+        if self._short or self.burst:
+            self._wake.set()
 
     async def run_job(self, job_id: str, score: int) -> None:
         """Runs a claimed job to its outcome; replaces arq's, which would read, count and time it again."""
@@ -269,7 +268,8 @@ class Worker(ArqWorker):
                 del self.runs[job_id]
             del self.tasks[f"{job_id} {run.claim.fence}"]
             metrics.jobs_running.set(len(self.runs))
-            self._wake.set()
+            if self.burst:
+                self._wake.set()
 
     def _on_verdict(self, lease: Lease, verdict: str) -> None:
         """From the lease thread, or from the loop."""
@@ -315,7 +315,7 @@ class Worker(ArqWorker):
                 await self._nudged(None)
                 await self.store.run(SWEEP, [self.queue_name], [100, *self.queue.ends()])
                 self._wake.set()
-            elif channel == bell or data in (b"zadd", b"zincr"):
+            elif channel == bell or data == b"zadd":
                 self._wake.set()
 
     async def _nudged(self, ids: list[str] | None) -> None:

@@ -80,7 +80,8 @@ class Outlet:
         if self.over:
             return  # nothing of it will ever leave
         self._spoken = True
-        self._seal_progress()
+        if self._progress is not None:
+            self._seal_progress()
         self._texts.append(text)
         self._bytes += len(text)
         self._soon()
@@ -159,8 +160,13 @@ class Outlet:
     def _soon(self) -> None:
         if not self._flying and self._timer is None and not self.over:
             wait_s = self._due - EARLY_S - self._loop.time()
-            # Even "now" is the loop's next turn: what the job adds before it first waits goes along.
-            self._timer = self._loop.call_later(wait_s, self._fly) if wait_s > 0 else self._loop.call_soon(self._fly)
+            if wait_s > 0:
+                self._timer = self._loop.call_later(wait_s, self._fly)
+            elif self._spoken:
+                self._fly()
+            else:
+                # What the worker says waits for a turn, so that the first word goes along.
+                self._timer = self._loop.call_soon(self._fly)
 
     def _fly(self, checkpoint: bytes = b"") -> None:
         if self._timer:

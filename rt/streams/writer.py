@@ -15,8 +15,8 @@ from rt.redis import ReplyError, insist
 #: Bytes of one call, and one item more; and items. Redis is held while it takes them.
 CALL_BYTES = 1024 * 1024
 CALL_ITEMS = 200
-#: What has gathered when a call is answered, and makes the next ones wait: each call costs the three processes that take part
-#: in it about as much as ten items do, and a person does not see the wait.
+#: More than these, in a call and behind it, make the next one wait: a call costs the three processes that take part in it as
+#: much as several items do, and a person does not see the wait. A few jobs alone are never held up.
 BUSY_ITEMS = 4
 
 T = TypeVar("T")
@@ -68,11 +68,12 @@ class Writer(Generic[T, R]):
             self._some.clear()
             while self._waiting:
                 began = loop.time()
-                await self._call()
-                if len(self._waiting) >= BUSY_ITEMS:
-                    await asyncio.sleep(began + self._patience_s - loop.time())
+                count = await self._call()
+                if count + len(self._waiting) > BUSY_ITEMS and (wait_s := began + self._patience_s - loop.time()) > 0:
+                    await asyncio.sleep(wait_s)
 
-    async def _call(self) -> None:
+    async def _call(self) -> int:
+        """Returns how many items it wrote."""
         passengers: list[Passenger[T, R]] = []
         items: list[T] = []
         bytes = 0
@@ -88,11 +89,11 @@ class Writer(Generic[T, R]):
         except ReplyError as error:
             if len(items) == 1:
                 passengers[0].refuse(error)
-                return
+                return 1
         else:
             for passenger, answer in zip(passengers, answers, strict=True):
                 passenger.land(answer)
-            return
+            return len(items)
         # One of them cannot be written, whatever the reason: the others can. What was written is known as a repeat.
         for passenger, item in zip(passengers, items, strict=True):
             try:
@@ -101,3 +102,4 @@ class Writer(Generic[T, R]):
                 passenger.refuse(error)
             else:
                 passenger.land(answer)
+        return len(items)

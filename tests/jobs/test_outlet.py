@@ -222,6 +222,24 @@ async def test_the_last_words_are_never_under_way_when_they_are_handed_over(atte
     assert attempt.log.calls == before
 
 
+async def test_what_no_call_has_been_made_for_is_handed_over_with_the_last_words(attempt: Attempt, store: Store) -> None:
+    """A short job's life is one call: it is not the writer's, which is busy with others, that its end waits for."""
+    await store.call("HSET", keys.meta(TENANT, "job:other"), "fence", "1:t")
+    other = Outlet(TENANT, "job:other", "1:t", 1, attempt.writer, attempt.refused.append)
+    attempt.log.open.clear()
+    other.add_text("other")
+    await asyncio.sleep(0.01)
+    attempt.outlet.add("job.started", {})
+    attempt.outlet.add_text("a")
+    await asyncio.sleep(0.01)
+    async with asyncio.timeout(1):
+        await attempt.outlet.wait_landed()
+    assert [json.loads(one)["type"] for one in attempt.outlet.close()] == ["job.started", "job.delta"]
+    attempt.log.open.set()
+    await other.wait_landed()
+    assert attempt.log.calls == [1]
+
+
 async def test_what_is_added_after_the_last_words_goes_nowhere(attempt: Attempt) -> None:
     """A task that the job left behind goes on emitting while its end is written."""
     attempt.outlet.add_text("a")

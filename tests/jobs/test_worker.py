@@ -18,10 +18,11 @@ from rt.app import App
 from rt.errors import Refused, TemporaryJobError
 from rt.jobs import runner
 from rt.jobs.context import JobContext
+from rt.jobs.ends import SETTLE
 from rt.jobs.job import Retry
 from rt.jobs.worker import Worker
 from rt.localredis import PrivateRedis, find_server
-from rt.redis import Store
+from rt.redis import Script, Store
 from rt.settings import Settings, load_settings
 from rt.telemetry import REGISTRY
 from tests.helpers import TENANT, Jobs, alive, eventually, joined, running, standing, types
@@ -89,6 +90,14 @@ async def long(job: JobContext, n: int, gate: str) -> dict[str, int]:
         if i == n // 2 and not gates[gate].is_set():
             await gates[gate].wait()
     return {"n": n}
+
+
+@app.job
+async def babbles(job: JobContext) -> None:
+    """Waits for nothing but its emits."""
+    runs[job.id] += 1
+    while True:
+        await job.emit("bla ")
 
 
 @pytest.fixture
@@ -340,6 +349,50 @@ async def idle(worker: Worker, store: Store) -> None:
 
     await eventually(listens)
     await eventually(lambda: not worker._wake.is_set())
+
+
+async def test_a_job_costs_an_idle_worker_one_claim(redis_kind: str, store: Store, settings: Settings) -> None:
+    """Neither parking it nor its end rings for another one. (What accepts it rings twice, at once.)"""
+    if redis_kind == "fake":
+        pytest.skip("fakeredis has no keyspace notifications: its worker polls")
+    lazy = settings.model_copy(update={"poll_s": 30.0})
+    jobs = Jobs(app, store, lazy)
+    async with running(app, lazy, store) as worker:
+        await idle(worker, store)
+        before = worker._claim_number
+        for _ in range(5):
+            await jobs.wait_end(await jobs.submit("ok"))
+        assert 5 <= worker._claim_number - before <= 8
+
+
+async def test_a_slot_is_free_once_the_function_has_ended(store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not only once Redis has taken the end."""
+    answers = asyncio.Event()
+    run = Store.run
+
+    async def holding(self: Store, script: Script, keys: Any, args: Any = ()) -> Any:
+        if script is SETTLE:
+            await answers.wait()
+        return await run(self, script, keys, args)
+
+    monkeypatch.setattr(Store, "run", holding)
+    single = settings.model_copy(update={"max_jobs": 1})
+    jobs = Jobs(app, store, single)
+    async with running(app, single, store):
+        first, second = await jobs.submit("ok"), await jobs.submit("ok")
+        await jobs.wait_status(second, "running")
+        assert await jobs.status(first) == "running"
+        answers.set()
+        for one in (first, second):
+            await jobs.wait_end(one)
+
+
+async def test_a_job_that_never_waits_lets_others_run_and_heeds_its_cancel(worker: Worker, jobs: Jobs) -> None:
+    job_id = await jobs.submit("babbles")
+    await eventually(lambda: runs[job_id])
+    await still_works(jobs)
+    await jobs.queue.cancel(TENANT, job_id, "ann")
+    assert types(await jobs.wait_end(job_id))[-1] == "job.cancelled"
 
 
 async def test_deferred_jobs_start_on_time_without_polling(store: Store, settings: Settings) -> None:

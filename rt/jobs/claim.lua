@@ -7,8 +7,8 @@
 -- A call that comes late, when a higher number was there, claims nothing: nobody would hear of it.
 --
 -- A claimed id stays in arq's queue (arq's clients look for it there), parked a day ahead, so that running jobs are
--- never scanned. That is a ZINCRBY, of which Redis notifies as such: whoever waits for a ZADD to the queue is not woken by it. `rt:leases:<queue>` holds when each lease ends. The fence in the job's meta is what every write of
--- the attempt is checked against.
+-- never scanned. That is a ZINCRBY, of which Redis notifies as such: whoever waits for a ZADD to the queue is not woken by it.
+-- `rt:leases:<queue>` holds when each lease ends. The fence in the job's meta is what every write of the attempt is checked against.
 local queue, leases = KEYS[1], 'rt:leases:' .. KEYS[1]
 local want, lease, number = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[4])
 local token, ends = ARGV[3] .. '.' .. number, { unpack(ARGV, 6) }

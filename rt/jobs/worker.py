@@ -316,7 +316,7 @@ class Worker(ArqWorker):
                 await self._nudged(None)
                 await self.store.run(SWEEP, [self.queue_name], [100, *self.queue.ends()])
                 self._wake.set()
-            elif channel == bell or data == b"zadd":
+            elif channel == bell or data == b"zadd":  # not "zincr": claim.lua parks with it
                 self._wake.set()
 
     async def _nudged(self, ids: list[str] | None) -> None:

@@ -310,7 +310,7 @@ class Runner:
             if data is not None:
                 try:
                     event = events.encode(f"job.{kind}", claim.stream, data, _now(), attempt=claim.attempt)
-                    if data.get("result") is not None:
+                    if data.get("result") is not None or usage or "error" in data:
                         from_json_bytes(event)  # a result that nobody could read again is none
                 except ValueError:
                     message = "the result has no JSON form, or is nested too deep"

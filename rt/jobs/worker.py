@@ -47,8 +47,8 @@ HEARTBEAT_S = 5.0
 BLIND_POLL_S = 0.05
 #: Jobs of one claim. Redis is held while it claims them.
 CLAIM_JOBS = 100
-#: Under load, calls that append begin this far apart: 200 streams of a word every 20 ms then leave 40 in a call, which costs each of
-#: the three processes a fifth of what 200 calls cost, and delays a word by half of it.
+#: Under load, calls that append begin this far apart, which delays a word by half of it: 200 streams of a word every 20 ms leave 40 in
+#: a call. Measured, a batch alone in its call costs Redis 112 µs of CPU and its worker 131 µs, one of 40 costs 26 µs and 13 µs.
 PATIENCE_S = 0.004
 #: How long Redis may take to hear of the runs that are handed back at the end, and then of the worker itself.
 _LAST_WORDS_S = 5.0

@@ -22,7 +22,7 @@ class BadSettings(RtError):
 
 
 class Retention(NamedTuple):
-    """What a stream keeps: about `length` events, none older than `age_s`; the log expires `age_s` after its last append, or a minute later."""
+    """About `length` events, none older than `age_s`; the log expires that long after its last append, or a minute later."""
 
     length: int
     age_s: int

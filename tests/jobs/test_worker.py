@@ -94,10 +94,10 @@ async def long(job: JobContext, n: int, gate: str) -> dict[str, int]:
 
 @app.job
 async def babbles(job: JobContext) -> None:
-    """Waits for nothing but its emits."""
+    """Waits for nothing but its emits, which never fill the buffer."""
     runs[job.id] += 1
     while True:
-        await job.emit("bla ")
+        await job.emit("")
 
 
 @pytest.fixture
@@ -362,7 +362,7 @@ async def test_a_job_costs_an_idle_worker_one_claim(redis_kind: str, store: Stor
         before = worker._claim_number
         for _ in range(5):
             await jobs.wait_end(await jobs.submit("ok"))
-        assert 5 <= worker._claim_number - before <= 8
+        assert 5 <= worker._claim_number - before <= 7, worker._claim_number - before
 
 
 async def test_a_slot_is_free_once_the_function_has_ended(store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

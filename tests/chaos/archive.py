@@ -239,10 +239,11 @@ class Archive:
     def _apply(self, words: list[bytes], offset: int) -> None:
         name = words[0].upper()
         if name == b"XADD" and (stream := _stream(words[1], b"log")):
+            id, _, event = [one for one in words[2:] if one != b"NOMKSTREAM"][:3]
             if stream in self._forgotten:
-                self.faults.append(f"{stream} was written to when everybody had its end: {words[4]!r}")
+                self.faults.append(f"{stream} was written to when everybody had its end: {event!r}")
             else:
-                self.history(stream).add(_seq(words[2]), words[4], offset)
+                self.history(stream).add(_seq(id), event, offset)
         elif name == b"HSET" and b"epoch" in words[2::2] and (stream := _stream(words[1], b"meta")):
             fields = dict(zip(words[2::2], words[3::2], strict=True))
             self.history(stream).begin(fields[b"epoch"].decode(), offset, anew=fields.get(b"seq") == b"0")

@@ -28,7 +28,7 @@ local function jobs_clear(queue, jobs)
   for i, job in ipairs(jobs) do
     local id = job[1]
     ids[i], members[i] = id, job[2] .. ' ' .. id
-    for _, kind in ipairs({ 'job:', 'retry:', 'in-progress:' }) do keys[#keys + 1] = 'arq:' .. kind .. id end
+    for _, kind in ipairs({ 'arq:job:', 'arq:retry:', 'arq:in-progress:' }) do keys[#keys + 1] = kind .. id end
   end
   redis.call('DEL', unpack(keys))
   redis.call('ZREM', queue, unpack(ids))

@@ -39,6 +39,7 @@ def start(folder: Path, *words: str) -> "subprocess.Popen[str]":
 def test_half_a_minute_of_faults_breaks_no_promise(tmp_path: Path) -> None:
     running = start(tmp_path, "--minutes", "0.35", "--seed", str(SEED), "--clients", "16", "--faults", QUICK)
     said, told = running.communicate(timeout=100)
+    assert said, told
     report = json.loads(said)
     assert report["violations"] == [], told
     assert running.returncode == 0

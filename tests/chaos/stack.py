@@ -1,6 +1,8 @@
 """Real processes on a real Redis: `rt web` and `rt worker`, as a Procfile would start them."""
 
+import contextlib
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -22,9 +24,13 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
+    """A port that nobody listens at, below those that Linux gives to connections: by the time that a process has started, one of
+    the many clients could have got it."""
+    while True:
+        port = 20_000 + secrets.randbelow(12_000)
+        with socket.socket() as one, contextlib.suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            return port
 
 
 class Process:

@@ -27,7 +27,6 @@ OPEN = load_script("streams/stream", "streams/open")
 READ = load_script("streams/head", "streams/read")
 HEADS = load_script("streams/head", "streams/heads")
 TRIM = load_script("streams/trim")
-SNAPSHOT = load_script("streams/snapshot")
 
 #: A page of a replay. 200 events and 64 KiB: several of them fit under a connection's bound of 256 KiB.
 PAGE_EVENTS = 200
@@ -136,11 +135,8 @@ class StreamLog:
 
     async def read(self, tenant: str, stream: str, after: int, *, count: int = PAGE_EVENTS, max_bytes: int = PAGE_BYTES) -> Page:
         """Up to `count` events after a seq, at least one when there is one; then no more than `max_bytes`."""
-        reply = await self._store.run(READ, [keys.log(tenant, stream), keys.meta(tenant, stream)], [after, count, max_bytes])
-        head = _head(reply)
-        if head.first > after + 1:
-            head = await self._with_snapshot(tenant, stream, head)
-        return Page(head, reply[6:])
+        reply = await self._store.run(READ, _names(tenant, [stream]), [after, count, max_bytes])
+        return Page(_head(reply), reply[7:])
 
     async def read_open(self, tenant: str, stream: str, after: int, *, count: int = PAGE_EVENTS, max_bytes: int = PAGE_BYTES) -> Page:
         """As `read`, of a stream that exists and whose epoch counts: see `open`."""
@@ -150,12 +146,12 @@ class StreamLog:
             page = await self.read(tenant, stream, after, count=count, max_bytes=max_bytes)
         return page
 
-    async def heads(self, tenant: str, streams: Sequence[str]) -> dict[str, Head]:
+    async def heads(self, tenant: str, streams: Sequence[str], *, snapshots: bool = False) -> dict[str, Head]:
         """The heads of many streams; one that does not exist has epoch ""."""
         out: dict[str, Head] = {}
         for start in range(0, len(streams), _HEADS_A_CALL):
             part = streams[start : start + _HEADS_A_CALL]
-            reply = await self._store.run(HEADS, _names(tenant, part))
+            reply = await self._store.run(HEADS, _names(tenant, part), ["1" if snapshots else ""])
             out.update(zip(part, map(_head, reply), strict=True))
         return out
 
@@ -172,23 +168,11 @@ class StreamLog:
         """As `open`, for heads that were read a moment ago."""
         new = [name for name, head in heads.items() if not head.current]
         if new:
-            await self._store.run(OPEN, _names(tenant, new), [new_epoch(), self._settings.meta_ttl_s])
+            names = [name for one in new for name in (keys.log(tenant, one), keys.meta(tenant, one))]
+            await self._store.run(OPEN, names, [new_epoch(), self._settings.meta_ttl_s])
             heads = heads | await self.heads(tenant, new)
-        return {name: await self._with_snapshot(tenant, name, head) if head.first > 1 else head for name, head in heads.items()}
-
-    async def _with_snapshot(self, tenant: str, stream: str, head: Head) -> Head:
-        """What a job's lost beginning came to: its status, its text so far (the whole of it or nothing), its result."""
-        if not stream.startswith("job:"):
-            return head
-        names = [*_names(tenant, [stream]), keys.text(tenant, stream)]
-        seq, status, attempt, result, error, text = await self._store.run(SNAPSHOT, names)
-        if status is None or int(seq) != head.first - 1:
-            return head  # it was trimmed again meanwhile: this would be of later events
-        data: dict[str, Any] = {"status": status.decode(), "attempt": int(attempt or 0)}
-        data |= {name: from_json_bytes(raw) for name, raw in (("result", result), ("error", error)) if raw}
-        if text is not None and len(text) + len(result or b"") <= MAX_EVENT_BYTES:
-            data["text"] = text.decode()
-        return head._replace(snapshot={"seq": int(seq), "data": data})
+        trimmed = [name for name, head in heads.items() if head.first > 1 and name.startswith("job:")]
+        return heads | await self.heads(tenant, trimmed, snapshots=True)
 
     async def trim(self, tenant: str, stream: str, oldest_ms: int, *, look_at: int = 1000) -> int:
         """Drops what was written before a time of Redis's own clock; returns how many events.
@@ -211,13 +195,25 @@ def check_verdict(word: bytes) -> str:
 
 
 def _names(tenant: str, streams: Sequence[str]) -> list[str]:
-    return [name for one in streams for name in (keys.log(tenant, one), keys.meta(tenant, one))]
+    return [name for one in streams for name in (keys.log(tenant, one), keys.meta(tenant, one), keys.text(tenant, one))]
 
 
 def _head(reply: list[Any]) -> Head:
-    epoch, top, first, kept, past, current = reply[:6]
+    epoch, top, first, kept, past, current, before = reply[:7]
     known = tuple(parse_cursor(one) for one in past.decode().split())
-    return Head(epoch.decode() if epoch else "", top, first, kept, known, current=bool(current))
+    return Head(epoch.decode() if epoch else "", top, first, kept, known, _snapshot(first - 1, before), current=bool(current))
+
+
+def _snapshot(seq: int, before: list[Any] | None) -> dict[str, Any] | None:
+    """What a job's lost beginning came to: its status, its text so far (the whole of it or nothing), its result."""
+    if before is None:
+        return None
+    status, attempt, result, error, text = before
+    data: dict[str, Any] = {"status": status.decode(), "attempt": int(attempt or 0)}
+    data |= {name: from_json_bytes(raw) for name, raw in (("result", result), ("error", error)) if raw}
+    if text is not None and len(text) + len(result or b"") <= MAX_EVENT_BYTES:
+        data["text"] = text.decode()
+    return {"seq": seq, "data": data}
 
 
 def _appended(reply: list[Any]) -> Appended:

@@ -17,8 +17,6 @@ KINDS: tuple[Kind, ...] = ("lost", "repeated", "disordered", "terminals", "other
 
 #: A longer text is not told with a gap.
 SNAPSHOT_BYTES = 128 * 1024
-#: Where a log was trimmed again this soon, what was missed before may have been gone when it was asked for.
-_RACED_S = 1.0
 
 
 class Violation(NamedTuple):
@@ -32,13 +30,14 @@ class Violation(NamedTuple):
 
 
 class Told(NamedTuple):
-    """An announced loss that the judge has still to believe: the frame, the position that it was told at, and when
-    (monotonic). `seq` is None where the client has nothing yet of an epoch. `named`: it says what it has when it comes back."""
+    """An announced loss that the judge has still to believe: the frame, and the position that it was told at.
+
+    `seq` is None where the client has nothing yet of an epoch. `named`: it says what it has when it comes back.
+    """
 
     frame: dict[str, Any]
     epoch: str
     seq: int | None
-    at: float
     named: bool
 
 
@@ -99,7 +98,7 @@ class Ledger(Journal):
         if "from" in frame and (self._final is not None or frame["from"] <= self._again_upto):
             at = min(self.seq, frame["from"] - 1)
         named = self.seq > 0 and self._final is None
-        self.told.append(Told(frame, self.epoch, at, time.monotonic(), named))
+        self.told.append(Told(frame, self.epoch, at, named))
         if "from" in frame:
             if self.start is not None:
                 self.digests += [None] * (frame["to"] - self.seq)
@@ -296,7 +295,7 @@ def _judge_part(part: Part, record: Record, *, over: bool) -> list[Violation]:
 def _judge_gap(told: Told, record: Record) -> list[Violation]:
     """A range must begin with what the client had not and end where the log then began; a new epoch is told only to
     who has what Redis lost, or does not say what it has. A job's snapshot stands for exactly what was missed."""
-    frame, epoch, seq, at, named = told
+    frame, epoch, seq, named = told
     history = record.history
     if "to" in frame:
         # Whoever has nothing yet of an epoch begins where the log did at some time.
@@ -309,17 +308,15 @@ def _judge_gap(told: Told, record: Record) -> list[Violation]:
         said = f"gap {frame['reason']} {frame.get('from', '')}-{frame.get('to', '')} at {epoch}:{seq}"
         out.append(record.broken("lost", f"{said}, but nothing of it was lost"))
     elif "to" in frame and record.stream.startswith("job:"):
-        out += _judge_snapshot(frame, at, record)
+        out += _judge_snapshot(frame, record)
     return out
 
 
-def _judge_snapshot(frame: dict[str, Any], at: float, record: Record) -> list[Violation]:
+def _judge_snapshot(frame: dict[str, Any], record: Record) -> list[Violation]:
     history, to = record.history, frame["to"]
     snapshot = frame.get("snapshot")
     if snapshot is None:
-        later = [when for first, when in history.firsts.items() if first > to + 1]
-        raced = any(at - _RACED_S < when < at + _RACED_S for when in later)
-        return [] if raced else [record.broken("lost", f"the gap to {to} says nothing of what was missed")]
+        return [record.broken("lost", f"the gap to {to} says nothing of what was missed")]
     out, data = [], snapshot["data"]
     if snapshot["seq"] != to:
         out.append(record.broken("lost", f"the snapshot of the gap to {to} is of {snapshot['seq']}"))

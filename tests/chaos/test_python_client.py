@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -93,21 +94,19 @@ async def test_a_wrong_token_is_said_at_once(shared: Stack) -> None:
     assert stopped.value.code == 4500
 
 
-async def test_a_token_expires_and_is_asked_for_again(tmp_path_factory: pytest.TempPathFactory) -> None:
-    with Stack(tmp_path_factory.mktemp("stack")) as stack:
-        stack.start()
-        asked = 0
+async def test_a_token_expires_and_is_asked_for_again(shared: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as yesterday:
+        now = time.time()
+        yesterday.setattr("rt.tokens.time.time", lambda: now - 86_400)
+        given = [shared.token()]
 
-        async def token() -> str:
-            nonlocal asked
-            asked += 1
-            # Leeway is 10 s: this one has expired for a second when it is used.
-            stack.token_ttl_s = -11 if asked == 1 else 3600
-            return stack.token()
+    async def token() -> str:
+        given.append(shared.token())
+        return given[len(given) - 2]
 
-        async with connect(stack.ws(), token=token, config=QUICK) as rt:
-            assert await rt.submit("echo", {"text": "a b"}).text() == "a b"
-        assert asked == 2
+    async with connect(shared.ws(), token=token, config=QUICK) as rt:
+        assert await rt.submit("echo", {"text": "a b"}).text() == "a b"
+    assert len(given) == 3
 
 
 async def test_a_session_is_taken_by_another_process_and_taken_back(shared: Stack) -> None:

@@ -166,8 +166,7 @@ class Outbox:
     async def close(self, wait_s: float) -> bool:
         """Sends what waits, for `wait_s` at most; then nothing more is sent. Returns whether the socket has taken all of it."""
         if wait_s > 0 and not self._closed and (self._bytes or not self._writable.open):
-            self._empty = Gate()
-            self._empty.clear()
+            self._empty = Gate.shut()
             try:
                 async with asyncio.timeout(wait_s):
                     await self._empty.wait()

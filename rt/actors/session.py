@@ -48,7 +48,7 @@ from rt.errors import Refused
 from rt.events import created_job, is_final, seq_of
 from rt.keys import parse_stream
 from rt.streams.log import Page
-from rt.streams.replay import Gap, Head, Place, join, place, unsure
+from rt.streams.replay import GONE, Gap, Head, join, place, unsure
 from rt.streams.tail import Live
 from rt.tokens import LEEWAY_S, Claims
 
@@ -106,6 +106,11 @@ class Follow:
     @property
     def read_from(self) -> int:
         return self.sent if self.seen is None else min(self.seen, self.sent)
+
+    def begin_anew(self, cursor: Cursor, head: Head) -> None:
+        """`gap epoch_changed` is said of `cursor`, which stays stored; not under the same epoch, where it would name other events."""
+        self.renewed = head.top
+        self.kept = cursor if cursor.epoch != head.epoch else None
 
     def stored(self) -> str:
         cursor = str(self.kept or Cursor(self.epoch, self.acked))
@@ -422,13 +427,14 @@ class Session:
             known = stored.cursors.get(stream)
             cursor = known.cursor if known else START
             acked = place(cursor, head)
-            placed = place(self._given[stream], head) if stream in self._given else acked
-            if self._may_hold(stream):
-                placed = unsure(cursor, head)
             # The job is forgotten, terminal event and all: nothing will ever come.
             lost = stream in opened.missing and stream.startswith("job:")
             if lost:
-                placed = Place(0, Gap("epoch_changed"))
+                placed = GONE
+            elif stream in self._given:
+                placed = place(self._given[stream], head)
+            else:
+                placed = unsure(cursor, head) if self._may_hold(stream) else acked
             streams[stream] = {"epoch": head.epoch, "seq": head.top, "recovered": placed.gap is None}
             if placed.gap:
                 after.append(Send(placed.gap.frame(stream, head.epoch)))
@@ -440,7 +446,7 @@ class Session:
             # A new session's first position in its user's stream is what others have acknowledged.
             follow.settled = acked.seq if stored.resumed and acked.gap is None else 0
             if _is_new_epoch(placed.gap):
-                follow.renewed, follow.kept = head.top, _held(cursor, head)
+                follow.begin_anew(cursor, head)
             if stream.startswith("job:") and placed.seq > 0:
                 follow.seen = placed.seq - 1
             elif acked.seq < placed.seq:
@@ -494,8 +500,8 @@ class Session:
                 follow.epoch, follow.sent, follow.final = head.epoch, placed.seq, None
                 follow.seen = seen if seen < placed.seq else None
                 follow.acked = min(follow.acked, placed.seq) if gap is None else placed.seq
-            if _is_new_epoch(gap):
-                follow.renewed, follow.kept = head.top, _held(message.cursor, head)
+            if message.cursor is not None and _is_new_epoch(gap):
+                follow.begin_anew(message.cursor, head)
             if stream.startswith("job:") and placed.seq > 0:
                 follow.seen = placed.seq - 1  # whether that is its end
             follow.ticket = 0  # a read that is under way answers another question
@@ -587,10 +593,10 @@ class Session:
         if follow.epoch == "":
             placed = unsure(follow.start, head) if follow.doubted else place(follow.start, head)
             if head.top == 0:
-                placed = Place(0, Gap("epoch_changed"))  # an accepted job has its first event: Redis has lost this one
+                placed = GONE  # an accepted job has its first event: Redis has lost this one
             gap = placed.gap
             if _is_new_epoch(gap):
-                follow.kept = _held(follow.start, head)
+                follow.begin_anew(follow.start, head)
             follow.epoch, follow.sent = head.epoch, placed.seq
             frame = {"type": "subscribed", "stream": stream, "epoch": head.epoch, "seq": head.top, "recovered": gap is None}
             yield Send(frame)
@@ -612,7 +618,9 @@ class Session:
         """The log is not what it was: another epoch, or its beginning is gone."""
         placed = place(Cursor(follow.epoch, follow.sent), head)
         if _is_new_epoch(placed.gap):
-            follow.kept = follow.kept or _held(Cursor(follow.epoch, follow.acked), head)
+            follow.begin_anew(follow.kept or Cursor(follow.epoch, follow.acked), head)
+            follow.settled = follow.claimed = 0
+            follow.seen = None
         if follow.epoch != head.epoch:
             frame = {"type": "subscribed", "stream": stream, "epoch": head.epoch, "seq": head.top, "recovered": placed.gap is None}
             yield Send(frame)
@@ -621,9 +629,6 @@ class Session:
         # What was announced while the log was read stands, unless the log is another one: nobody would announce it again.
         ahead = follow.top if follow.announced and follow.epoch == head.epoch and head.top >= follow.sent else 0
         follow.epoch, follow.sent, follow.top = head.epoch, placed.seq, max(head.top, ahead)
-        if _is_new_epoch(placed.gap):
-            follow.settled = follow.claimed = 0
-            follow.seen, follow.renewed = None, head.top
         # What was acknowledged under the old epoch says nothing about the new one's numbers, unless nothing was lost.
         follow.acked = min(follow.acked, placed.seq) if placed.moved or (placed.gap and placed.gap.first) else placed.seq
         follow.pinged = head.top
@@ -739,11 +744,6 @@ class Session:
 
 def _is_new_epoch(gap: Gap | None) -> bool:
     return gap is not None and gap.first is None
-
-
-def _held(cursor: Cursor | None, head: Head) -> Cursor | None:
-    """What is to be stored still when `gap epoch_changed` was said of a cursor. Under the same epoch it would name other events."""
-    return cursor if cursor is not None and cursor.epoch != head.epoch else None
 
 
 def too_many(stream: str) -> Refused:

@@ -168,8 +168,7 @@ class StreamLog:
         """As `open`, for heads that were read a moment ago."""
         new = [name for name, head in heads.items() if not head.current]
         if new:
-            names = [name for one in new for name in (keys.log(tenant, one), keys.meta(tenant, one))]
-            await self._store.run(OPEN, names, [new_epoch(), self._settings.meta_ttl_s])
+            await self._store.run(OPEN, _names(tenant, new), [new_epoch(), self._settings.meta_ttl_s])
             heads = heads | await self.heads(tenant, new)
         trimmed = [name for name, head in heads.items() if head.first > 1 and name.startswith("job:")]
         return heads | await self.heads(tenant, trimmed, snapshots=True)

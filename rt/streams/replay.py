@@ -64,6 +64,10 @@ class Place:
     moved: bool = False
 
 
+#: Where a reader goes on in the stream of a job that Redis has lost.
+GONE = Place(0, Gap("epoch_changed"))
+
+
 def place(cursor: Cursor, head: Head) -> Place:
     """Where a reader that has everything up to `cursor` goes on in a stream that looks like `head`."""
     if not cursor.epoch:  # from the start, whatever it is called now
@@ -71,13 +75,13 @@ def place(cursor: Cursor, head: Head) -> Place:
     if cursor.epoch == head.epoch:
         if cursor.seq > head.top:
             # The reader has events that this log does not: Redis lost them, and their numbers will be used again.
-            return Place(head.first - 1, Gap("epoch_changed", snapshot=head.snapshot))
+            return _anew(head)
         return _place(cursor.seq, head, moved=False)
     # An older epoch of the same log counts as far as it reached when it ended. What came after the reader's position
     # under that epoch is still there, with the same numbers.
     if any(cursor.epoch == past.epoch and cursor.seq <= past.seq for past in head.past):
         return _place(cursor.seq, head, moved=True)
-    return Place(head.first - 1, Gap("epoch_changed", snapshot=head.snapshot))
+    return _anew(head)
 
 
 def unsure(cursor: Cursor, head: Head) -> Place:
@@ -87,8 +91,12 @@ def unsure(cursor: Cursor, head: Head) -> Place:
     ruled out, the reader is told to begin anew.
     """
     if cursor.epoch != head.epoch and head.past:
-        return Place(head.first - 1, Gap("epoch_changed", snapshot=head.snapshot))
+        return _anew(head)
     return place(cursor, head)
+
+
+def _anew(head: Head) -> Place:
+    return Place(head.first - 1, Gap("epoch_changed", snapshot=head.snapshot))
 
 
 def _place(seq: int, head: Head, *, moved: bool) -> Place:

@@ -12,6 +12,7 @@ from typing import Any
 from rt import events
 from rt.codec import from_json_bytes
 from rt.errors import JobError
+from rt.gate import Gate
 from rt.redis import ReplyError
 from rt.streams.log import Appended, Batch
 from rt.streams.writer import Writer
@@ -52,16 +53,14 @@ class Outlet:
         self._number = 0
         #: The number of the last batch that was appended for certain.
         self.answered = 0
-        #: A batch is to be written, or is being written.
-        self._flying = False
+        #: Shut while a batch is to be written, or is being written.
+        self._landed = Gate()
         #: What a checkpoint's batch holds, which was made when it was asked for.
         self._made: Batch | None = None
         #: When the next batch is due that the job itself has something in: what the worker says of it holds up no word.
         self._due = float("-inf")
         self._spoken = False
         self._timer: asyncio.Handle | None = None
-        #: Who waits for the landing of what flies.
-        self._landings: list[asyncio.Future[None]] = []
         #: Nothing that is added will be written: the attempt was refused, or has ended.
         self.over = False
         self.refused: Appended | None = None
@@ -120,15 +119,15 @@ class Outlet:
     async def wait_room(self) -> None:
         while self.full and not self.over:
             self._fly()
-            await self._landing()
+            await self._landed.wait()
 
     async def wait_landed(self) -> None:
         """Returns when no batch is under way, and none will be before the caller waits again. Cancelling is safe."""
-        if self._flying and self._made is None and self._writer.withdraw(self):
-            self._landed()  # it waits with what follows it
+        if not self._landed.open and self._made is None and self._writer.withdraw(self):
+            self._landed.set()  # it waits with what follows it
         # A loop: between a landing and the turn in which this is heard of, what waited may have taken off.
-        while self._flying:
-            await self._landing()
+        while not self._landed.open:
+            await self._landed.wait()
         if self._timer:
             self._timer.cancel()
             self._timer = None
@@ -138,12 +137,7 @@ class Outlet:
         await self.wait_landed()
         if not self.over:
             self._fly(checkpoint)
-            await self._landing()
-
-    async def _landing(self) -> None:
-        if self._flying:
-            self._landings.append(landing := self._loop.create_future())
-            await landing
+            await self._landed.wait()
 
     # from here on nothing waits
 
@@ -158,7 +152,7 @@ class Outlet:
         return out
 
     def _soon(self) -> None:
-        if not self._flying and self._timer is None and not self.over:
+        if self._landed.open and self._timer is None and not self.over:
             wait_s = self._due - EARLY_S - self._loop.time()
             if wait_s > 0:
                 self._timer = self._loop.call_later(wait_s, self._fly)
@@ -172,13 +166,13 @@ class Outlet:
         if self._timer:
             self._timer.cancel()
             self._timer = None
-        if self._flying or self.over:
+        if not self._landed.open or self.over:
             return
         if checkpoint:
             self._made = self._batch(checkpoint)  # what is said from here on is none of it
         elif not self._pending:
             return
-        self._flying = True
+        self._landed.clear()
         self._writer.put(self)
 
     def _batch(self, checkpoint: bytes = b"") -> Batch:
@@ -194,7 +188,7 @@ class Outlet:
         return batch, sum(map(len, batch.events))
 
     def land(self, said: Appended) -> None:
-        self._landed()
+        self._landed.set()
         if said.verdict != "ok":
             self.over, self.refused = True, said
             self._on_refused(said)
@@ -202,13 +196,6 @@ class Outlet:
             self.answered = self._number
             if self._pending:
                 self._soon()
-
-    def _landed(self) -> None:
-        self._flying = False
-        waiting, self._landings = self._landings, []
-        for one in waiting:
-            if not one.done():
-                one.set_result(None)
 
     def refuse(self, error: ReplyError) -> None:
         # Another hand has been at the stream. The lease lapses, and another attempt follows.

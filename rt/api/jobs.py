@@ -95,14 +95,15 @@ class Submissions:
 
     @staticmethod
     def takes(scope: Scope) -> bool:
-        """Whether it is such a call. Every other one, right or wrong, is FastAPI's."""
-        return scope["method"] == "POST" and scope["raw_path"] == b"/v1/jobs" and _usual(scope) is not None
+        """Whether it is such a call: then it is marked as one. Every other one, right or wrong, is FastAPI's."""
+        if scope["method"] != "POST" or scope["raw_path"] != b"/v1/jobs" or (usual := _usual(scope)) is None:
+            return False
+        scope[_USUAL] = usual
+        return True
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope["route"] = _SUBMIT
-        usual = _usual(scope)
-        assert usual is not None
-        token, key = usual
+        token, key = scope[_USUAL]
         services: Services = self._state.services
         authenticator: Authenticator = self._state.authenticator
         try:
@@ -117,6 +118,8 @@ class Submissions:
 #: As HTTPBearer reads it, and as `IdempotencyKey` is to be.
 _BEARER = re.compile(rb"(?i:bearer) ([!-~]+)")
 _KEY = re.compile(rb"[!-~]{1,255}")
+#: Where in a scope stands what its headers say.
+_USUAL = "rt.usual"
 
 
 def _usual(scope: Scope) -> tuple[str, str | None] | None:

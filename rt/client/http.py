@@ -136,8 +136,7 @@ class HttpClient:
 
     def jobs(self, *, status: str | None = None, job: str | None = None, limit: int | None = None, cursor: str | None = None) -> Page:
         """Jobs, newest first; `cursor` is the `next` of the page before."""
-        found = self.call("GET", "/v1/jobs", params={"status": status, "job": job, "limit": limit, "cursor": cursor})
-        return Page(found["items"], found["next"])
+        return _page(self.call("GET", "/v1/jobs", params={"status": status, "job": job, "limit": limit, "cursor": cursor}))
 
     def cancel(self, job_id: str) -> str:
         """Asks for a job's end; its status. Raises Refused("conflict") where it has ended otherwise."""
@@ -186,7 +185,7 @@ class HttpClient:
 
     def publish(self, stream: str, data: Any, *, type: str = "message", idempotency_key: str | None = None) -> dict[str, Any]:
         """Appends an event to a stream: `{stream, seq, epoch}`."""
-        path = f"/v1/streams/{quote(stream, safe='')}/events"
+        path = _events_path(stream)
         return self.call("POST", path, {"type": type, "data": data}, key=idempotency_key or str(uuid.uuid4()))  # type: ignore[no-any-return]
 
     def events(self, stream: str, *, cursor: str | None = None, timeout_s: float | None = None) -> Iterator[tuple[str, StreamEvent | Gap]]:
@@ -194,21 +193,19 @@ class HttpClient:
 
         Endless. Raises Refused, Unreachable (Lost, where it has answered before), and TimeoutError after `timeout_s`.
         """
-        for id, frame in self.frames(f"/v1/streams/{quote(stream, safe='')}/events", cursor, timeout_s):
+        for id, frame in self.frames(_events_path(stream), cursor, timeout_s):
             yield id, _item(frame)
 
     def history(self, stream: str, *, after: str = "0", limit: int | None = None) -> Page:
         """A page of what a stream still has, after a seq or a cursor."""
         params = {"after": after, "limit": limit}
-        found = self.call("GET", f"/v1/streams/{quote(stream, safe='')}/events", params=params, accept="application/json")
-        return Page(found["items"], found["next"])
+        return _page(self.call("GET", _events_path(stream), params=params, accept="application/json"))
 
     # jobs that have failed for good
 
     def letters(self, *, job: str | None = None, limit: int | None = None, cursor: str | None = None) -> Page:
         """Dead letters, newest first; `cursor` is the `next` of the page before."""
-        found = self.call("GET", _LETTERS, params={"job": job, "limit": limit, "cursor": cursor})
-        return Page(found["items"], found["next"])
+        return _page(self.call("GET", _LETTERS, params={"job": job, "limit": limit, "cursor": cursor}))
 
     def letter(self, job_id: str) -> dict[str, Any]:
         """One of them, with its input and every error."""
@@ -345,6 +342,14 @@ class HttpClient:
 
 def job_path(job_id: str, of: str = "/v1/jobs") -> str:
     return f"{of}/{quote(job_id, safe='')}"
+
+
+def _events_path(stream: str) -> str:
+    return f"/v1/streams/{quote(stream, safe='')}/events"
+
+
+def _page(found: dict[str, Any]) -> Page:
+    return Page(found["items"], found["next"])
 
 
 def _item(frame: dict[str, Any]) -> StreamEvent | Gap:

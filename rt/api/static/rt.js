@@ -154,7 +154,7 @@ const user_stream = (subject) => "user:" + quote(subject);
 /** @param {Partial<Follow>} [over] */
 const follow = (over) => ({ ...new Follow(), ...over });
 
-/** A stream: how far the application has come in it, and how it stands with the server. */
+/** A stream: how far the application has come in it, and how it stands with the server. @internal */
 class Follow {
   epoch = "";
   /** The last seq that was taken; null when any may come next. @type {number | null} */
@@ -183,54 +183,63 @@ class Follow {
  * A command that is not answered. `feed`: what comes of the job that it submits; `sent`: on which kind of connection; `stream`: of its job.
  * @typedef {{text: string, frame: any, feed: Feed | null, keyed: boolean, sent: string, stream: string,
  *   resolve: (data: any) => void, reject: (error: any) => void}} Pending
+ * @internal
  */
 
 /**
  * What a client does, decided: `edge` performs it. No clock, no I/O; the reasons are told in rt/client/session.py.
  * An item is taken when it is the next one and there is room for it; all else is fetched again from the server's log.
+ * @internal
  */
 class Session {
+  /** @type {State} */
+  state = "connecting";
+  subject = "";
+  /** @type {Map<string, Follow>} */
+  streams = new Map();
+  /** @type {Map<string, Pending>} */
+  pending = new Map();
+  pending_bytes = 0;
+  renewing = false;
+  failures = 0;
+  prefix = Math.random().toString(36).slice(2);
+  ids = 0;
+  max_bytes = 262144;
+  /** Jobs whose end was processed. @type {Set<string>} */
+  ended = new Set();
+  /** @type {Map<string, {kind: string, name: string}>} */
+  asks = new Map();
+  /** @type {Refused | null} */
+  refusal = null;
+  /** @type {number | null} */
+  told_s = null;
+  /** The wait is one that the server asked for. */
+  told = false;
+  /** Streams to be asked for later: at once again, or only what is still behind `seq` then. @type {Map<string, {at: number, seq?: number}>} */
+  due = new Map();
+  heartbeat_s = 20;
+  now = 0;
+  received_at = 0;
+  connected_at = 0;
+  connect_by = Infinity;
+  retry_at = Infinity;
+  ack_at = Infinity;
+  awake_by = Infinity;
+  moved = false;
+
   /** @param {Edge} edge @param {Config} config @param {Saved} saved @param {string | null} token @param {boolean} renewable */
-  constructor(edge, config, saved, token, renewable) {
+  constructor(edge, config, { session, cursors }, token, renewable) {
     this.edge = edge;
     this.config = config;
-    /** @type {State} */
-    this.state = "connecting";
-    this.id = saved.session ?? "";
-    this.subject = "";
-    /** @type {Map<string, Follow>} */
-    this.streams = new Map();
-    for (const [name, done] of Object.entries(saved.cursors)) {
-      this.streams.set(name, follow({ epoch: done.split(":")[0], seq: seqOf(done), done }));
-    }
-    /** @type {Map<string, Pending>} */
-    this.pending = new Map();
-    this.pending_bytes = 0;
+    this.id = session ?? "";
     this.token = token;
     this.renewable = renewable;
-    this.renewing = false;
-    this.failures = 0;
-    this.prefix = Array.from(crypto.getRandomValues(new Uint8Array(8)), (one) => one.toString(16).padStart(2, "0")).join("");
-    this.ids = 0;
-    this.max_bytes = 262144;
-    /** @type {Set<string>} */
-    this.ended = new Set();
-    /** @type {Map<string, {kind: string, name: string}>} */
-    this.asks = new Map();
-    /** @type {Refused | null} */
-    this.refusal = null;
-    /** @type {number | null} */
-    this.told_s = null;
-    /** @type {Map<string, number>} */
-    this.behind = new Map();
-    /** @type {Set<string>} */
-    this.again = new Set();
-    this.heartbeat_s = 20;
-    this.now = this.received_at = this.connected_at = 0;
-    this.connect_by = this.retry_at = this.ack_at = this.behind_at = this.again_at = this.awake_by = Infinity;
-    this.moved = false;
-    /** The wait is one that the server asked for. */
-    this.told = false;
+    for (const name in cursors) {
+      const one = follow();
+      this.begin(one, cursors[name]);
+      one.acked = null;
+      this.streams.set(name, one);
+    }
   }
 
   new_id() {
@@ -239,7 +248,8 @@ class Session {
 
   next_tick() {
     const silent_at = this.state === "open" ? this.received_at + 2 * this.heartbeat_s : Infinity;
-    return Math.min(silent_at, this.again_at, this.connect_by, this.retry_at, this.ack_at, this.behind_at, this.awake_by);
+    const due = Array.from(this.due.values(), (one) => one.at);
+    return Math.min(silent_at, this.connect_by, this.retry_at, this.ack_at, this.awake_by, ...due);
   }
 
   // connecting
@@ -302,7 +312,7 @@ class Session {
     if (code === 1000 || (code >= 4500 && code < 5000) || (code === 4004 && !this.renewable)) this.end(new Stopped(code, words));
     else if (code === 4003) {
       this.disconnected();
-      const taken = new SessionTaken("a newer connection has taken this session over; reconnect() takes it back");
+      const taken = new SessionTaken("a newer connection has this session; reconnect() takes it back");
       this.fail_pending(taken);
       this.change("taken", 0, "", taken);
     } else {
@@ -323,10 +333,9 @@ class Session {
 
   disconnected() {
     this.asks.clear();
-    this.behind.clear();
-    this.again.clear();
+    this.due.clear();
     this.refusal = this.told_s = null;
-    this.connect_by = this.behind_at = this.again_at = this.awake_by = Infinity;
+    this.connect_by = this.awake_by = Infinity;
     for (const one of this.streams.values()) {
       one.followed = false;
       one.asked = "";
@@ -393,11 +402,8 @@ class Session {
       case "ping":
         this.send({ type: "pong" });
         for (const [name, seq] of Object.entries(frame.positions ?? {})) {
-          const one = this.streams.get(name);
-          if (one && one.seq !== null && one.seq < seq) {
-            this.behind.set(name, seq);
-            this.behind_at = Math.min(this.behind_at, this.now + BEHIND_S);
-          }
+          const at = this.due.get(name)?.at ?? this.now + BEHIND_S;
+          if ((this.streams.get(name)?.seq ?? seq) < seq) this.due.set(name, { at, seq });
         }
         return;
       case "token_expiring":
@@ -453,7 +459,7 @@ class Session {
     for (const [id, one] of [...this.pending]) {
       // A command that another kind of connection has sent is not known on this one.
       if (one.keyed || !one.sent || one.frame.type === "job.cancel" || (resumed && one.sent === this.edge.kind)) this.submit(one);
-      else this.fail(id, new OutcomeUnknown("the session was lost before this command was answered"));
+      else this.fail(id, new OutcomeUnknown("the session was lost before the answer came"));
     }
   }
 
@@ -584,8 +590,7 @@ class Session {
       if (asked.kind !== "follow" || !one || one.asked !== id) return;
       one.asked = "";
       if (error.temporary && error.code !== "rate_limited") {
-        this.again.add(asked.name);
-        this.again_at = Math.max(this.now + (error.retry_after_ms ?? 1000) / 1000, this.again_at === Infinity ? 0 : this.again_at);
+        this.due.set(asked.name, { at: this.now + (error.retry_after_ms ?? 1000) / 1000 });
       } else this.give_up(asked.name, error);
     } else if (!id) {
       this.refusal = error;
@@ -784,21 +789,13 @@ class Session {
       this.edge.hangup(4001);
       this.dropped(4001, "nothing came in time");
     } else {
-      if (now >= this.again_at) {
-        this.again_at = Infinity;
-        for (const name of this.again) {
-          this.again.delete(name);
-          const one = this.streams.get(name);
-          if (one?.feed) this.fetch(name, one);
-        }
-      }
-      if (now >= this.behind_at) {
-        this.behind_at = Infinity;
-        for (const [name, seq] of this.behind) {
-          this.behind.delete(name);
-          const one = this.streams.get(name);
-          if (one && one.followed && !one.missing && !one.left && one.seq !== null && one.seq < seq) this.fetch(name, one);
-        }
+      for (const [name, { at, seq }] of this.due) {
+        if (now < at) continue;
+        this.due.delete(name);
+        const one = this.streams.get(name);
+        if (!one) continue;
+        const behind = seq && one.followed && !one.missing && !one.left && one.seq !== null && one.seq < seq;
+        if (behind || (!seq && one.feed)) this.fetch(name, one);
       }
     }
   }
@@ -815,15 +812,16 @@ class Session {
     if (this.state === "waiting" || this.state === "taken") this.connect();
   }
 
-  leave_all() {
+  /** @param {any} error */
+  leave_all(error) {
     this.flush();
-    this.end(new Closed("the client is closed"));
+    this.end(error);
   }
 }
 
-/** @typedef {{item: StreamEvent | Gap, cursor: string | null, size: number}} Waiting */
+/** @typedef {{item: StreamEvent | Gap, cursor: string | null, size: number}} Waiting @internal */
 
-/** What a client delivers to one reader. An item counts as processed when the next one is asked for. */
+/** What a client delivers to one reader. An item counts as processed when the next one is asked for. @internal */
 class Feed {
   /** Not processed; the first one is `given` out or not. @type {Waiting[]} */
   waiting = [];
@@ -870,7 +868,7 @@ class Feed {
     this.given = false;
     const item = /** @type {Waiting} */ (this.waiting.shift());
     this.bytes -= item.size;
-    this.edge.tell("processed", this, item);
+    this.edge.tell((session) => session.processed(this, item));
   }
 
   /** @param {() => any} done */
@@ -883,7 +881,7 @@ class Feed {
   }
 
   async next() {
-    if (this.busy) throw new ClientError("somebody else waits for this stream's next item already");
+    if (this.busy) throw new ClientError("somebody else waits for the next item already");
     this.busy = true;
     try {
       this.processed();
@@ -898,12 +896,14 @@ class Feed {
 
 /** Events and gaps, in order, each once, through any number of connections. For one reader at a time; `close()` leaves. */
 class Reader {
-  /** @param {Feed} feed @param {AbortSignal} [signal] */
+  /** @internal @type {Feed} */
+  feed;
+  /** @internal @type {Record<string, ((item: any) => unknown)[]> | null} */
+  listeners = null;
+
+  /** @internal @param {Feed} feed @param {AbortSignal} [signal] */
   constructor(feed, signal) {
-    /** @internal */
     this.feed = feed;
-    /** @internal @type {Record<string, ((item: any) => unknown)[]> | null} */
-    this.listeners = null;
     if (signal) when(signal, () => this.leave(signal.reason));
   }
 
@@ -972,7 +972,7 @@ class Reader {
   leave(reason) {
     const { feed } = this;
     feed.left = true;
-    feed.edge.tell("detach", feed);
+    feed.edge.tell((session) => session.detach(feed));
     feed.waiting = [];
     feed.given = false;
     feed.fail(reason);
@@ -1002,7 +1002,7 @@ export class Piece {
   }
 }
 
-/** What a job has said so far, as `job.restarted` leaves it. */
+/** What a job has said so far, as `job.restarted` leaves it. @internal */
 class Transcript {
   text = "";
   /** Where the text of an event begins, its seq, and whether it stands for those before it too. @type {{start: number, seq: number, whole: boolean}[]} */
@@ -1105,12 +1105,12 @@ export class Job extends Reader {
 
   /** Asks for the job's end; its status. */
   async cancel() {
-    return this.feed.edge.cancel(await this.accepted());
+    return cancel(this.feed.edge, await this.accepted());
   }
 
   /** Feeds the job; the seq of the input. @param {any} data @param {{final?: boolean}} [options] */
   async input(data, options) {
-    return this.feed.edge.input(await this.accepted(), data, options);
+    return input(this.feed.edge, await this.accepted(), data, options);
   }
 
   /** @internal */
@@ -1138,40 +1138,46 @@ export class Job extends Reader {
   }
 }
 
+/** @param {Edge} edge @param {string} job_id @returns {Promise<string>} */
+const cancel = async (edge, job_id) => (await edge.ask({ type: "job.cancel", job_id })).status;
+
+/** @param {Edge} edge @param {string} job_id @param {any} data @param {{final?: boolean}} [options] @returns {Promise<number>} */
+const input = async (edge, job_id, data, { final } = {}) =>
+  (await edge.ask({ type: "job.input", job_id, data, final: final || undefined })).seq;
+
 /** @param {AbortSignal} signal @param {() => void} then */
 const when = (signal, then) => (signal.aborted ? then() : signal.addEventListener("abort", then, { once: true }));
 
-/** The session's decisions performed on a real socket, clock and store. */
+/** The session's decisions performed on a real socket, clock and store. @internal */
 class Edge {
+  /** @type {"ws" | "sse"} */
+  kind = "ws";
+  /** Sockets in a row that came to nothing. */
+  failed = 0;
+  /** Which try to dial is the newest. */
+  turn = 0;
+  /** @type {any} */
+  error = null;
+  problem = "";
+  /** @type {any} */
+  link = null;
+  /** @type {Saved | null} */
+  saved = null;
+  saving = false;
+  timer_at = Infinity;
+  gone = new AbortController();
+  gone_well = Promise.resolve();
+  /** Made by open(). @type {Session} */
+  session = /** @type {any} */ (null);
+
   /** @param {string} url @param {Options} options */
   constructor(url, options) {
-    const at = new URL(url);
-    if (!/^(http|ws)s?:$/.test(at.protocol) || at.search || at.hash) throw new TypeError("no URL of a server: " + url);
-    /** @type {string} */
-    this.http = at.href.replace(/^ws/, "http").replace(/\/$/, "").replace(/\/v1\/ws$/, "");
+    this.http = new URL(url, globalThis.location?.href).href.replace(/^ws/, "http").replace(/(\/v1\/ws)?\/?$/, "");
     this.options = options;
     this.store = options.store ?? new SessionStore("rt:" + this.http);
     this.WebSocket = options.WebSocket ?? globalThis.WebSocket;
-    /** @type {"ws" | "sse"} */
-    this.kind = "ws";
-    /** Sockets in a row that came to nothing. */
-    this.failed = 0;
     /** @type {Set<(changed: Changed) => void>} */
     this.listeners = new Set(options.on_state && [options.on_state]);
-    /** @type {ClientError | null} */
-    this.error = null;
-    this.problem = "";
-    /** @type {any} */
-    this.link = null;
-    /** @type {Saved | null} */
-    this.saved = null;
-    this.saving = false;
-    this.turn = 0;
-    this.timer_at = Infinity;
-    /** @type {Session} */ // made by open()
-    this.session = /** @type {any} */ (null);
-    this.gone = new AbortController();
-    this.gone_well = Promise.resolve();
   }
 
   async open() {
@@ -1184,14 +1190,14 @@ class Edge {
     /** @type {Promise<void>} */
     const opened = new Promise((resolve, reject) => {
       /** @param {Changed} changed */
-      const look = ({ state, error }) => (error ? reject(signal?.aborted ? signal.reason : error) : state === "open" && resolve());
+      const look = ({ state, error }) => (error ? reject(error) : state === "open" && resolve());
       this.listeners.add(look);
       if (open_timeout_s < Infinity) {
-        const late = () => reject(new Unreachable(`no rt server has answered at ${this.http}: ${this.problem || "no answer in time"}`));
+        const late = () => reject(new Unreachable(this.http + " has not answered: " + this.problem));
         /** @type {any} */ (setTimeout(late, open_timeout_s * 1000)).unref?.();
       }
     });
-    if (!this.error) this.tell("connect");
+    if (!this.error) this.tell((session) => session.connect());
     try {
       await opened;
     } catch (error) {
@@ -1200,12 +1206,12 @@ class Edge {
     }
   }
 
-  /** @param {string} what @param {any[]} args */
-  tell(what, ...args) {
+  /** Something has happened. @param {(session: Session) => void} what */
+  tell(what) {
     const { session } = this;
     if (session.state === "closed") return;
     session.now = performance.now() / 1000;
-    /** @type {any} */ (session)[what](...args);
+    what(session);
     if (session.now >= session.ack_at) session.flush();
     const at = session.next_tick();
     if (at >= this.timer_at) return;
@@ -1216,22 +1222,24 @@ class Edge {
 
   ring() {
     this.timer_at = Infinity;
-    this.tell("tick");
+    this.tell((session) => session.tick());
   }
 
-  /** Wakes when the page is seen again, the network is another, or the clock has jumped; keeps what is known when it is hidden. */
+  /** Wakes when the page is seen again, the network is another, or the clock has jumped; keeps what is known before a page is left. */
   watch() {
     const { signal } = this.gone;
     const { document } = globalThis;
-    const look = () => this.tell(document?.visibilityState === "hidden" ? "flush" : "wake");
-    for (const name of ["online", "offline", "pageshow"]) globalThis.addEventListener?.(name, look, { signal });
+    const look = () =>
+      this.tell((session) => {
+        session.flush();
+        if (document?.visibilityState !== "hidden") session.wake();
+      });
+    for (const name of ["online", "offline", "pageshow", "pagehide"]) globalThis.addEventListener?.(name, look, { signal });
     document?.addEventListener("visibilitychange", look, { signal });
-    globalThis.addEventListener?.("pagehide", () => this.tell("flush"), { signal });
     let last = Date.now();
     const clock = setInterval(() => {
-      const now = Date.now();
-      if (Math.abs(now - last) > 3000 && document?.visibilityState !== "hidden") this.tell("wake");
-      last = now;
+      if (Math.abs(Date.now() - last) > 3000) look();
+      last = Date.now();
     }, 1000);
     /** @type {any} */ (clock).unref?.();
     signal.addEventListener("abort", () => clearInterval(clock));
@@ -1239,52 +1247,42 @@ class Edge {
 
   // what the application asks for
 
-  /** @param {any} frame @param {{keyed?: boolean, signal?: AbortSignal}} [how] @returns {Promise<any>} */
-  ask(frame, { keyed = false, signal } = {}) {
+  /** @param {any} frame @param {AbortSignal} [signal] @param {boolean} [keyed] @returns {Promise<any>} */
+  ask(frame, signal, keyed = false) {
     return new Promise((resolve, reject) => {
       signal?.throwIfAborted();
       if (this.error) throw this.error;
       if (signal) when(signal, () => reject(signal.reason));
-      this.tell("command", frame, keyed, null, resolve, reject);
+      this.tell((session) => session.command(frame, keyed, null, resolve, reject));
     });
-  }
-
-  /** @param {string} job_id @returns {Promise<string>} */
-  async cancel(job_id) {
-    return (await this.ask({ type: "job.cancel", job_id })).status;
-  }
-
-  /** @param {string} job_id @param {any} data @param {{final?: boolean}} [options] @returns {Promise<number>} */
-  async input(job_id, data, options) {
-    return (await this.ask({ type: "job.input", job_id, data, ...(options?.final ? { final: true } : {}) })).seq;
   }
 
   /** @param {any} frame @param {boolean} keyed */
   submit(frame, keyed) {
-    if (this.error) throw this.error;
-    const feed = new Feed(this, "");
+    const feed = this.feed("");
     const fail = (/** @type {any} */ error) => feed.stream || feed.fail(error);
-    this.tell("command", frame, keyed, feed, () => {}, fail);
+    this.tell((session) => session.command(frame, keyed, feed, () => {}, fail));
     if (feed.error) throw feed.error;
     return feed;
   }
 
   /** @param {string} stream @param {string | null} cursor */
   attach(stream, cursor) {
-    if (this.error) throw this.error;
-    if (this.session.reads(stream)) throw new ClientError(stream + " is being read already, by the one reader that a stream has");
-    if (cursor !== null && !/^(0|[0-9A-Za-z]{1,32}:\d{1,16})$/.test(cursor)) {
-      throw new Refused({ code: "invalid_frame", message: 'a cursor is "<epoch>:<seq>", or "0" for the start' });
-    }
-    const feed = new Feed(this, stream);
-    this.tell("attach", feed, cursor);
+    const feed = this.feed(stream);
+    if (this.session.reads(stream)) throw new ClientError(stream + " is being read already");
+    this.tell((session) => session.attach(feed, cursor));
     return feed;
   }
 
-  /** Ends it; readers that wait are told why. @param {any} [reason] */
-  leave(reason) {
-    if (reason) for (const feed of this.feeds()) feed.fail(reason);
-    this.tell("leave_all");
+  /** @param {string} stream */
+  feed(stream) {
+    if (this.error) throw this.error;
+    return new Feed(this, stream);
+  }
+
+  /** Ends it; whoever waits is told why. */
+  leave(/** @type {any} */ reason = new Closed("the client is closed")) {
+    this.tell((session) => session.leave_all(reason));
   }
 
   feeds() {
@@ -1301,32 +1299,32 @@ class Edge {
     this.failed = sse ? 0 : this.failed + 1;
     const turn = ++this.turn;
     const open = () => new this.WebSocket(this.http.replace("http", "ws") + "/v1/ws");
+    const drop = (/** @type {number} */ code, /** @type {string} */ reason) => {
+      if (turn !== this.turn) return;
+      this.hangup(1006);
+      this.tell((session) => session.dropped(code, reason));
+    };
     /** @type {any} */
     let link;
     try {
       link = sse ? new (await import("./rt-sse.js")).EventSocket(this.http, transport === "auto" && this.WebSocket && open) : open();
     } catch (error) {
-      link = {};
-      queueMicrotask(() => link.onclose?.({ code: 1006, reason: String(error) }));
+      return queueMicrotask(() => drop(1006, String(error)));
     }
     link.onerror = () => {}; // `close` tells
-    if (turn !== this.turn) return link.close?.();
+    if (turn !== this.turn) return link.close();
     this.link = link;
-    link.onopen = () => this.tell("opened");
-    link.onclose = (/** @type {any} */ { code, reason }) => {
-      this.link = null;
-      this.tell("dropped", code, reason);
-    };
+    link.onopen = () => this.tell((session) => session.opened());
+    link.onclose = (/** @type {any} */ { code, reason }) => drop(code, reason);
     link.onmessage = (/** @type {any} */ { data }) => {
-      let frames;
+      let frames = [];
       try {
         frames = [JSON.parse(data)].flat();
       } catch {
-        frames = [0];
+        // as what is no frame
       }
-      if (frames.every((one) => one?.type?.at)) return this.tell("received", frames, data.length);
-      this.hangup(1006);
-      this.tell("dropped", 1006, "the server sent what cannot be read");
+      if (frames[0]?.type) this.tell((session) => session.received(frames, data.length));
+      else drop(1006, "what came cannot be read");
     };
   }
 
@@ -1339,7 +1337,7 @@ class Edge {
     if (code !== 1000) return link.terminate ? link.terminate() : link.close();
     this.gone_well = new Promise((resolve) => {
       link.onclose = resolve;
-      /** @type {any} */ (setTimeout(resolve, 2000)).unref?.();
+      setTimeout(resolve, 2000);
     });
     link.close(1000);
   }
@@ -1357,7 +1355,7 @@ class Edge {
     } catch (error) {
       problem = String(error);
     }
-    this.tell("renewed", token, problem);
+    this.tell((session) => session.renewed(token, problem));
   }
 
   /** @param {Saved} saved */
@@ -1372,8 +1370,7 @@ class Edge {
         this.saved = null;
       }
     } catch (error) {
-      this.tell("leave_all");
-      this.error = new ClientError("the client has failed: " + error, { cause: error });
+      this.leave(new ClientError("the client has failed: " + error, { cause: error }));
     }
     this.saving = false;
   }
@@ -1466,27 +1463,27 @@ export class Client {
    */
   async publish(stream, data, { event = "message", idempotency_key, signal } = {}) {
     const keyed = idempotency_key !== undefined;
-    return (await this.#edge.ask({ type: "publish", stream, data, event, idempotency_key }, { keyed, signal })).seq;
+    return (await this.#edge.ask({ type: "publish", stream, data, event, idempotency_key }, signal, keyed)).seq;
   }
 
   /** Sends an event that the application registered; what its handler answers. @param {string} type @param {any} [data] @param {{signal?: AbortSignal}} [options] */
   call(type, data = {}, { signal } = {}) {
-    return this.#edge.ask({ type, data }, { signal });
+    return this.#edge.ask({ type, data }, signal);
   }
 
   /** Asks for a job's end; its status. @param {string} job_id */
   cancel(job_id) {
-    return this.#edge.cancel(job_id);
+    return cancel(this.#edge, job_id);
   }
 
   /** Feeds a job; the seq of the input. @param {string} job_id @param {any} data @param {{final?: boolean}} [options] */
   input(job_id, data, options) {
-    return this.#edge.input(job_id, data, options);
+    return input(this.#edge, job_id, data, options);
   }
 
   /** Takes a session back after SessionTaken; while waiting for the next try, tries now. */
   reconnect() {
-    this.#edge.tell("reconnect");
+    this.#edge.tell((session) => session.reconnect());
   }
 
   /** Leaves: what was given out is processed, and acknowledged. */
@@ -1498,7 +1495,7 @@ export class Client {
 }
 
 /**
- * A client of the server at `url` (http, https, ws or wss), once it has answered. Throws Unreachable, Stopped, SessionTaken.
+ * A client of the server at `url` (http, https, ws or wss; "/": the page's own), once it has answered. Throws Unreachable, Stopped, SessionTaken.
  * @param {string} url @param {Options} [options] @returns {Promise<Client>}
  */
 export async function connect(url, options = {}) {
@@ -1507,31 +1504,45 @@ export async function connect(url, options = {}) {
   return new Client(edge);
 }
 
+/** Survives the client, and not the page. */
+export class MemoryStore {
+  /** @type {Saved} */
+  saved = { session: null, cursors: {} };
+
+  /** @returns {Saved | Promise<Saved>} */
+  load() {
+    return this.saved;
+  }
+  /** @param {Saved} saved */
+  save(saved) {
+    this.saved = saved;
+  }
+}
+
 /** Keeps session and cursors for a reload of this tab. A tab that was duplicated begins anew: a lock tells which one has the session. */
-export class SessionStore {
+export class SessionStore extends MemoryStore {
   #release = () => {};
   #locked = "";
   /** @param {string} name one for each client of a page, and for each user who may sign in to it */
   constructor(name) {
+    super();
     this.name = name;
-    /** @type {Saved} */
-    this.saved = { session: null, cursors: {} };
   }
 
   async load() {
     try {
       const saved = JSON.parse(globalThis.sessionStorage.getItem(this.name) ?? "null");
       // A page that is loaded anew may come before the one before it is gone altogether.
-      if (saved?.session && (await this.#lock(saved.session, AbortSignal.timeout(300)))) this.saved = saved;
+      if (saved?.session && (await this.#lock(saved.session, AbortSignal.timeout(300)))) super.save(saved);
     } catch {
       // no storage here, or nothing of ours in it
     }
-    return this.saved;
+    return super.load();
   }
 
   /** @param {Saved} saved */
   save(saved) {
-    this.saved = saved;
+    super.save(saved);
     try {
       if (saved.session && saved.session !== this.#locked) this.#lock(saved.session);
       globalThis.sessionStorage.setItem(this.name, JSON.stringify(saved));
@@ -1553,19 +1564,6 @@ export class SessionStore {
       };
       locks.request("rt:" + session, signal ? { signal } : {}, hold).catch(() => resolve(false));
     });
-  }
-}
-
-/** Survives the client, and not the page. */
-export class MemoryStore {
-  /** @type {Saved} */
-  saved = { session: null, cursors: {} };
-  load() {
-    return this.saved;
-  }
-  /** @param {Saved} saved */
-  save(saved) {
-    this.saved = saved;
   }
 }
 

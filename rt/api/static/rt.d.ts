@@ -181,21 +181,6 @@ export declare class JobCancelled extends ClientError {
     /** @param {string} job_id @param {string | null} by */
     constructor(job_id: string, by: string | null);
 }
-export type Pending = {
-    text: string;
-    frame: any;
-    feed: Feed | null;
-    keyed: boolean;
-    sent: string;
-    stream: string;
-    resolve: (data: any) => void;
-    reject: (error: any) => void;
-};
-export type Waiting = {
-    item: StreamEvent | Gap;
-    cursor: string | null;
-    size: number;
-};
 /** Events and gaps, in order, each once, through any number of connections. For one reader at a time; `close()` leaves. */
 declare class Reader {
     get stream(): string;
@@ -228,6 +213,8 @@ export declare class Piece {
 export declare class Job extends Reader {
     /** null before the server has accepted it. @returns {string | null} */
     get id(): string | null;
+    /** The text of all that was taken so far. */
+    get said(): string;
     /** The job's id, once the server has accepted it: from then on it ends, whoever is killed. */
     accepted(): Promise<string>;
     /** What the job's function returned. Throws JobFailed, JobCancelled, EventsLost. @returns {Promise<any>} */

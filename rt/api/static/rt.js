@@ -180,13 +180,6 @@ class Follow {
 }
 
 /**
- * A command that is not answered. `feed`: what comes of the job that it submits; `sent`: on which kind of connection; `stream`: of its job.
- * @typedef {{text: string, frame: any, feed: Feed | null, keyed: boolean, sent: string, stream: string,
- *   resolve: (data: any) => void, reject: (error: any) => void}} Pending
- * @internal
- */
-
-/**
  * What a client does, decided: `edge` performs it. No clock, no I/O; the reasons are told in rt/client/session.py.
  * An item is taken when it is the next one and there is room for it; all else is fetched again from the server's log.
  * @internal
@@ -197,7 +190,11 @@ class Session {
   subject = "";
   /** @type {Map<string, Follow>} */
   streams = new Map();
-  /** @type {Map<string, Pending>} */
+  /**
+   * Commands that are not answered. `feed`: what comes of the job that it submits; `sent`: on which kind of connection; `stream`: of its job.
+   * @type {Map<string, {text: string, frame: any, feed: Feed | null, keyed: boolean, sent: string, stream: string,
+   *   resolve: (data: any) => void, reject: (error: any) => void}>}
+   */
   pending = new Map();
   pending_bytes = 0;
   renewing = false;
@@ -625,7 +622,7 @@ class Session {
     if (this.state === "open") this.submit(one);
   }
 
-  /** @param {Pending} one */
+  /** @param {{text: string, sent: string}} one */
   submit(one) {
     one.sent = this.edge.kind;
     this.edge.send(one.text);
@@ -667,7 +664,7 @@ class Session {
     if (this.state === "open") this.ask("leave", name, { type: "unsubscribe", stream: name });
   }
 
-  /** The application is done with what this reader was given first. @param {Feed} feed @param {Waiting} item */
+  /** The application is done with what this reader was given first. @param {Feed} feed @param {{item: StreamEvent | Gap, cursor: string | null}} what */
   processed(feed, { item, cursor }) {
     const name = feed.stream;
     const one = this.streams.get(name);
@@ -819,11 +816,9 @@ class Session {
   }
 }
 
-/** @typedef {{item: StreamEvent | Gap, cursor: string | null, size: number}} Waiting @internal */
-
 /** What a client delivers to one reader. An item counts as processed when the next one is asked for. @internal */
 class Feed {
-  /** Not processed; the first one is `given` out or not. @type {Waiting[]} */
+  /** Not processed; the first one is `given` out or not. @type {{item: StreamEvent | Gap, cursor: string | null, size: number}[]} */
   waiting = [];
   bytes = 0;
   given = false;
@@ -866,7 +861,7 @@ class Feed {
   processed() {
     if (!this.given) return;
     this.given = false;
-    const item = /** @type {Waiting} */ (this.waiting.shift());
+    const [item] = this.waiting.splice(0, 1);
     this.bytes -= item.size;
     this.edge.tell((session) => session.processed(this, item));
   }
@@ -1064,6 +1059,11 @@ export class Job extends Reader {
   /** null before the server has accepted it. @returns {string | null} */
   get id() {
     return this.stream ? decodeURIComponent(this.stream.slice(4)) : null;
+  }
+
+  /** The text of all that was taken so far. */
+  get said() {
+    return this.transcript.text;
   }
 
   /** The job's id, once the server has accepted it: from then on it ends, whoever is killed. */

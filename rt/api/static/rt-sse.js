@@ -4,7 +4,6 @@
  */
 
 const SILENT_MS = 40000;
-const UPGRADE_MS = 30000;
 
 /** @param {string} cursor */
 const seqOf = (cursor) => +(/** @type {string} */ (cursor.split(":").pop()));
@@ -21,12 +20,14 @@ export class EventSocket {
   follows = new Map();
   token = "";
   over = false;
+  /** How often it is tried whether a WebSocket opens by now. */
+  static upgrade_ms = 30000;
 
   /** @param {string} url @param {(() => any) | false} trial makes a WebSocket: once one opens this connection ends, to be made again as one */
   constructor(url, trial) {
     this.url = url;
     queueMicrotask(() => this.onopen?.());
-    if (trial) this.clock = setTimeout(() => this.upgrade(trial), UPGRADE_MS);
+    if (trial) this.clock = setTimeout(() => this.upgrade(trial), EventSocket.upgrade_ms);
   }
 
   /** @param {() => any} trial */
@@ -34,7 +35,7 @@ export class EventSocket {
     const socket = trial();
     socket.onerror = () => {};
     socket.onclose = () => {
-      if (!this.over) this.clock = setTimeout(() => this.upgrade(trial), UPGRADE_MS);
+      if (!this.over) this.clock = setTimeout(() => this.upgrade(trial), EventSocket.upgrade_ms);
     };
     socket.onopen = () => {
       socket.onclose = null;

@@ -1229,16 +1229,16 @@ class Edge {
   watch() {
     const { signal } = this.gone;
     const { document } = globalThis;
-    const look = () =>
+    const look = (/** @type {any} */ event) =>
       this.tell((session) => {
         session.flush();
-        if (document?.visibilityState !== "hidden") session.wake();
+        if (event?.type !== "pagehide" && document?.visibilityState !== "hidden") session.wake();
       });
     for (const name of ["online", "offline", "pageshow", "pagehide"]) globalThis.addEventListener?.(name, look, { signal });
     document?.addEventListener("visibilitychange", look, { signal });
     let last = Date.now();
     const clock = setInterval(() => {
-      if (Math.abs(Date.now() - last) > 3000) look();
+      if (Math.abs(Date.now() - last) > 3000) look(0);
       last = Date.now();
     }, 1000);
     /** @type {any} */ (clock).unref?.();

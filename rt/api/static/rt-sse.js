@@ -72,7 +72,8 @@ export class EventSocket {
         const { subject } = await this.call(null, "/v1/tickets", {});
         const streams = {};
         const limits = { heartbeat_s: 1e6, max_message_bytes: 262144 };
-        return this.emit({ type: "connected", session: frame.session ?? "", resumed: !!frame.session, subject, streams, ...limits });
+        // "resumed": what was sent here before may be sent again, as its id is its idempotency key.
+        return this.emit({ type: "connected", session: frame.session ?? "", resumed: true, subject, streams, ...limits });
       }
       case "ping":
         await fetch(this.url + "/livez", { cache: "no-store" });

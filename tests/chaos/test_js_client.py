@@ -1,4 +1,4 @@
-"""rt.js on real servers, as `test_python_client` has it: broken network, servers and workers; and Server-Sent Events instead of a WebSocket."""
+"""rt.js on real servers, as `test_python_client` has it: what breaks under it; and Server-Sent Events instead of a WebSocket."""
 
 import asyncio
 import time
@@ -85,7 +85,10 @@ async def test_jobs_rooms_and_refusals(transport: str, shared: Stack, js: Node) 
         return told;
         """,
         **given(shared),
-        **{"text": text, "room": room, "transport": transport, "bob": shared.token("bob")},
+        text=text,
+        room=room,
+        transport=transport,
+        bob=shared.token("bob"),
     )
     assert (told["subject"], told["transport"], told["state"]) == ("alice", transport, "open")
     assert told["text"] == text
@@ -134,8 +137,11 @@ async def test_cuts_of_the_network_lose_and_repeat_nothing(transport: str, share
             await rt.close();
             return told;
             """,
-            **{"url": f"http://127.0.0.1:{proxy.port}", "token": shared.token(f"js{number}")},
-            **{"text": text, "room": f"room:js-cuts-{transport}-{number}", "transport": transport},
+            url=f"http://127.0.0.1:{proxy.port}",
+            token=shared.token(f"js{number}"),
+            text=text,
+            room=f"room:js-cuts-{transport}-{number}",
+            transport=transport,
         )
         assert told["seqs"] == list(range(1, 21))
         for read in told["read"]:
@@ -226,7 +232,8 @@ async def test_a_token_expires_and_is_asked_for_again(shared: Stack, js: Node) -
             return [text, asked];
             """,
             **given(shared),
-            **{"expired": expired, "transport": transport},
+            expired=expired,
+            transport=transport,
         )
         assert told == ["a b", 2]
 
@@ -253,7 +260,8 @@ async def test_where_no_websocket_opens_events_come_all_the_same_and_a_websocket
         return { first, text, repeated: seqs.some((seq, n) => n && seq !== seqs[n - 1] + 1) };
         """,
         **given(shared),
-        **{"text": words(60), "sse": (STATIC / "rt-sse.js").as_uri()},
+        text=words(60),
+        sse=(STATIC / "rt-sse.js").as_uri(),
     )
     assert told == {"first": "sse", "text": words(60), "repeated": False}
 

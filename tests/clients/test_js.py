@@ -102,10 +102,12 @@ def test_the_package_is_whole_and_its_types_are_found(tmp_path: Path, built: Pat
     shutil.unpack_archive(archive, tmp_path, "gztar", filter="data")
     (tmp_path / "node_modules").mkdir()
     (tmp_path / "package").rename(home)
-    assert sorted(one.name for one in home.iterdir()) == sorted([
-        *("README.md", "package.json"),
-        *("rt.js", "rt.min.js", "rt.d.ts", "rt-sse.js", "rt-react.js", "rt-react.d.ts"),
-    ])
+    assert sorted(one.name for one in home.iterdir()) == sorted(
+        [
+            *("README.md", "package.json"),
+            *("rt.js", "rt.min.js", "rt.d.ts", "rt-sse.js", "rt-react.js", "rt-react.d.ts"),
+        ]
+    )
     assert (home / "rt.js").read_bytes() == (STATIC / "rt.js").read_bytes()
     (tmp_path / "use.mts").write_text("""
 import { connect, type Gap, type StreamEvent } from "rt-engine";

@@ -65,7 +65,7 @@ async def test_jobs_rooms_and_refusals(transport: str, shared: Stack, js: Node) 
         told.label = (await rt.submit("sentiment", { text: "I love it" }).result()).label;
         const lobby = await rt.subscribe(room).ready();
         told.seqs = [];
-        for (const n of [1, 1, 2]) told.seqs.push(await bob.publish(room, { n }, { idempotency_key: "n" + n }));
+        for (const n of [1, 1, 2]) told.seqs.push(await bob.publish(room, { n }, { idempotency_key: room + n }));
         told.seqs.push(await rt.publish(room, { n: 3 }));
         told.came = [];
         for (const _ of "123") told.came.push((await lobby.next()).value);

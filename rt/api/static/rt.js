@@ -379,7 +379,6 @@ class Session {
   /** @param {any[]} frames @param {number} size */
   received(frames, size) {
     this.received_at = this.now;
-    this.awake_by = Infinity;
     for (const frame of frames) this.frame(frame, size / frames.length);
   }
 
@@ -402,6 +401,10 @@ class Session {
           const at = this.due.get(name)?.at ?? this.now + BEHIND_S;
           if ((this.streams.get(name)?.seq ?? seq) < seq) this.due.set(name, { at, seq });
         }
+        return;
+      case "pong":
+        // Nothing else counts: other frames may have been under way when the other side was lost.
+        this.awake_by = Infinity;
         return;
       case "token_expiring":
         return this.renew();

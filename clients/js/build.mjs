@@ -17,7 +17,7 @@ const WORDS = `type id token session cursors batch client name resumed subject h
 
 const here = new URL(".", import.meta.url);
 const source = new URL("../../rt/api/static/", here);
-const work = new URL(`${process.argv[2] ?? "build/work"}/`, here);
+const work = new URL(`${process.argv[2] ?? "build/modules"}/`, here);
 
 // The compiler reads a module's declarations instead of it where both lie in one folder.
 for (const name of MODULES) cpSync(new URL(name, source), new URL(name, work));

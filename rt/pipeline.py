@@ -247,10 +247,11 @@ class Subscriber:
     def close(self) -> None:
         self._wire.abort()
 
-    def _send(self, *command: str) -> None:
+    def _send(self, *command: Any) -> None:
         if not self._wire.live:
             raise RedisConnectionError("the connection was lost")
-        self._wire.send(command)
+        # Not gathered, as calls are: what is called after this, on the other connection, must not leave before it.
+        self._wire.transport.write(hiredis.pack_command(command))
 
     def _heard(self, reply: Any) -> None:
         self._messages.append(reply)

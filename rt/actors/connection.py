@@ -26,7 +26,7 @@ from rt.cursor import Cursor, parse_cursor
 from rt.errors import Refused, TakenOver
 from rt.gate import Gate
 from rt.jobs.access import Access
-from rt.jobs.queue import JobQueue
+from rt.jobs.queue import JobQueue, new_job_id
 from rt.jobs.submit import named_job, submit
 from rt.keys import Stream, parse_stream
 from rt.redis import Store, insist
@@ -89,6 +89,7 @@ class ConnectionActor(Actor[m.Message | None]):
     __slots__ = (
         "_broken",
         "_entry",
+        "_expected",
         "_handlers",
         "_lane",
         "_lane_room",
@@ -126,6 +127,8 @@ class ConnectionActor(Actor[m.Message | None]):
         self._entry: Entry | None = None
         self._tasks: dict[asyncio.Task[None], None] = {}
         self._watches: dict[str, asyncio.Task[None]] = {}
+        #: Streams of jobs that are being accepted: listened to, so that nothing of theirs has to be read.
+        self._expected: dict[str, None] = {}
         self._broken: BaseException | None = None
         #: None while no command is under way.
         self._lane: deque[Any] | None = None
@@ -190,6 +193,8 @@ class ConnectionActor(Actor[m.Message | None]):
                     await self._close(code, reason)
                 case _:
                     self._perform(effect)
+        if isinstance(message, m.Answered) and message.follow is not None:
+            self._not_expected(message.follow)
         self._look_for_room()
 
     def _look_for_room(self) -> None:
@@ -211,7 +216,10 @@ class ConnectionActor(Actor[m.Message | None]):
             case m.Read(stream, after, ticket):
                 self._spawn(self._read(stream, after, ticket))
             case m.Watch(stream):
-                self._watches[stream] = self._task(self._watch(stream))
+                if self._parts.tail.expect(self._tenant, stream, self).open:
+                    self.tell(m.Watched(stream))
+                else:
+                    self._watches[stream] = self._task(self._watch(stream))
             case m.Unwatch(stream):
                 if watch := self._watches.pop(stream, None):
                     watch.cancel()  # the confirmation that it waits for need not come any more
@@ -238,7 +246,7 @@ class ConnectionActor(Actor[m.Message | None]):
         tasks, self._tasks = self._tasks, {}
         for task in tasks:
             task.cancel()
-        for stream in self.session.follows:
+        for stream in (*self.session.follows, *self._expected):
             self._parts.tail.unfollow(self._tenant, stream, self)
         if tasks:
             await asyncio.wait(tasks)
@@ -314,6 +322,13 @@ class ConnectionActor(Actor[m.Message | None]):
             else:
                 self._socket.abort(code, reason)
         self.mailbox.close()
+
+    def _not_expected(self, stream: str) -> None:
+        """A job's announcements were asked for before it was accepted: it is followed by now, or never."""
+        self._expected.pop(stream, None)
+        follow = self.session.follows.get(stream)
+        if follow is None or not follow.watching:
+            self._parts.tail.unfollow(self._tenant, stream, self)
 
     # effects that wait
 
@@ -422,18 +437,27 @@ class ConnectionActor(Actor[m.Message | None]):
             case Submit(id=id, job=name, input=input, options=options):
                 claims.need("jobs:write")
                 job = named_job(parts.router.app, name)
-                accepted = await submit(
-                    parts.queue,
-                    parts.access,
-                    claims,
-                    by,
-                    job,
-                    input,
-                    stream=options.stream,
-                    delay_s=options.delay_s,
-                    timeout_s=options.timeout_s,
-                    records=self._records(id, options.idempotency_key),
-                )
+                expected = keys.job_stream(job_id := new_job_id())
+                self._expected[expected] = None
+                parts.tail.expect(claims.tenant, expected, self)
+                accepted = None
+                try:
+                    accepted = await submit(
+                        parts.queue,
+                        parts.access,
+                        claims,
+                        by,
+                        job,
+                        input,
+                        stream=options.stream,
+                        delay_s=options.delay_s,
+                        timeout_s=options.timeout_s,
+                        records=self._records(id, options.idempotency_key),
+                        job_id=job_id,
+                    )
+                finally:
+                    if accepted is None or accepted.stream != expected:  # refused, or a repeat
+                        self._not_expected(expected)
                 data = {"job_id": accepted.job_id, "stream": accepted.stream, "duplicate": accepted.duplicate}
                 return m.Answered(id, data, accepted.stream)
             case Publish(id=id, stream=name, data=data, event=type, idempotency_key=key):

@@ -104,6 +104,11 @@ class Follow:
     pinged: int = 0
 
     @property
+    def new(self) -> bool:
+        """Whether nothing of it was read or given yet, here or before."""
+        return not self.epoch and self.start == START and not self.doubted
+
+    @property
     def read_from(self) -> int:
         return self.sent if self.seen is None else min(self.seen, self.sent)
 
@@ -259,7 +264,7 @@ class Session:
             case PageRead(stream, ticket, page):
                 yield from self._page(stream, ticket, page)
             case Watched(stream):
-                if follow := self.follows.get(stream):
+                if (follow := self.follows.get(stream)) and not follow.watched:
                     follow.watched = True
                     self._want(stream)
             case Checked(stream, head):
@@ -507,8 +512,7 @@ class Session:
             follow.ticket = 0  # a read that is under way answers another question
             follow.pinged = head.top
             yield Store({f"c:{stream}": follow.stored()})
-        frame = {"type": "subscribed", "id": message.id, "stream": stream, "epoch": head.epoch, "seq": head.top, "recovered": gap is None}
-        yield Send(frame)
+        yield Send(_subscribed(stream, head.epoch, head.top, gap) | {"id": message.id})
         if gap:
             yield Send(gap.frame(stream, head.epoch))
         if follow.watched and follow.watching:
@@ -562,6 +566,13 @@ class Session:
         follow = self.follows.get(stream)
         if follow is None:
             return
+        if follow.new and live.first == 1 and live.events is not None and room > 0 and not follow.ticket and stream not in self._wanted:
+            # Heard from its first event on: the log has no more to tell.
+            follow.epoch, follow.watched, follow.pinged = live.epoch, True, live.last
+            yield Send(_subscribed(stream, live.epoch, live.last))
+            yield Store({f"c:{stream}": follow.stored()})
+            yield from self._forward(stream, follow, live.events, replayed=False)
+            return
         self._raise_top(follow, live.epoch, live.last)
         if follow.ticket and live.epoch != follow.epoch:
             self._want(stream)
@@ -598,8 +609,7 @@ class Session:
             if _is_new_epoch(gap):
                 follow.begin_anew(follow.start, head)
             follow.epoch, follow.sent = head.epoch, placed.seq
-            frame = {"type": "subscribed", "stream": stream, "epoch": head.epoch, "seq": head.top, "recovered": gap is None}
-            yield Send(frame)
+            yield Send(_subscribed(stream, head.epoch, head.top, gap))
             if gap:
                 yield Send(gap.frame(stream, head.epoch))
             follow.pinged = head.top
@@ -622,8 +632,7 @@ class Session:
             follow.settled = follow.claimed = 0
             follow.seen = None
         if follow.epoch != head.epoch:
-            frame = {"type": "subscribed", "stream": stream, "epoch": head.epoch, "seq": head.top, "recovered": placed.gap is None}
-            yield Send(frame)
+            yield Send(_subscribed(stream, head.epoch, head.top, placed.gap))
         if placed.gap:
             yield Send(placed.gap.frame(stream, head.epoch))
         # What was announced while the log was read stands, unless the log is another one: nobody would announce it again.
@@ -740,6 +749,10 @@ class Session:
     def _close(self, code: int, reason: str) -> Iterator[Effect]:
         self.closed = True
         yield Close(code, reason)
+
+
+def _subscribed(stream: str, epoch: str, top: int, gap: Gap | None = None) -> dict[str, Any]:
+    return {"type": "subscribed", "stream": stream, "epoch": epoch, "seq": top, "recovered": gap is None}
 
 
 def _is_new_epoch(gap: Gap | None) -> bool:

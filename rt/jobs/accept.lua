@@ -38,6 +38,11 @@ now = string.format('%.0f', now)
 -- What is known of a job outlives its wait, however long it is put off.
 local put_off = math.ceil((delay + wait) / 1000)
 local kept = { keep[1], keep[2] + put_off, keep[3] + put_off }
+-- First where it is announced: who expects the job follows it by then, and takes its own stream's first event as it comes.
+for n = 0, told - 1 do
+  local its, at = stream_open(KEYS[9 + 2 * n], KEYS[10 + 2 * n], word), 18 + 4 * n
+  stream_add(its, { ARGV[at] }, { ARGV[at + 1], ARGV[at + 2], ARGV[at + 3] })
+end
 stream_add(stream_open(KEYS[1], KEYS[2], word), { event }, kept, 'status', 'queued', 'attempt', 0, 'tries', 0, 'created', now, 'score', due,
   'deadline', deadline, 'reports', reports, unpack(ARGV, 18 + 4 * told))
 redis.call('SET', KEYS[5], payload, 'PX', payload_ttl + delay)
@@ -49,10 +54,6 @@ for k = 6, 7 do
   redis.call('ZADD', KEYS[k], now, id)
   redis.call('ZREMRANGEBYSCORE', KEYS[k], '-inf', string.format('%.0f', now - keep[3] * 1000))
   redis.call('EXPIRE', KEYS[k], keep[3])
-end
-for n = 0, told - 1 do
-  local its, at = stream_open(KEYS[9 + 2 * n], KEYS[10 + 2 * n], word), 18 + 4 * n
-  stream_add(its, { ARGV[at] }, { ARGV[at + 1], ARGV[at + 2], ARGV[at + 3] })
 end
 if letter then redis.call('HSET', letter, 'retried_as', id) end
 for k = records, #KEYS do redis.call('SET', KEYS[k], 'd ' .. hash .. ' ' .. id .. ' 0', 'EX', record_ttl) end

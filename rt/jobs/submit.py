@@ -43,8 +43,12 @@ async def submit(
     delay_s: float,
     timeout_s: float | None,
     records: list[str],
+    job_id: str = "",
 ) -> Accepted:
-    """Checks and accepts a job, which is announced in the submitting session's stream, and in `stream`. Raises Refused."""
+    """Checks and accepts a job, which is announced in the submitting session's stream, and in `stream`. Raises Refused.
+
+    `job_id` is of `new_job_id`; by default one is made.
+    """
     if not 0 <= delay_s <= MAX_DELAY_S or not (timeout_s is None or 0 < timeout_s <= MAX_TIMEOUT_S):
         raise Refused("invalid_frame", "delay_s or timeout_s is out of range")
     checked = job.check(input)
@@ -66,7 +70,7 @@ async def submit(
         timeout_s=timeout_s,
     )
     hash = submit_hash(job.name, input, stream, delay_s, timeout_s) if records else "-"
-    job_id = new_job_id()
+    job_id = job_id or new_job_id()
     accepted: Accepted = await until_not_busy(lambda: queue.accept(new, hash=hash, records=records, job_id=job_id))
     return accepted
 

@@ -101,6 +101,13 @@ class Tail:
         A log read that begins after this returns, and the announcements after it, leave nothing out. Waits while Redis
         is away. Cancelling is safe; `unfollow` undoes it in every case.
         """
+        await self.expect(tenant, stream, sink).wait()
+
+    def expect(self, tenant: str, stream: str, sink: Sink) -> Gate:
+        """As `follow`, without waiting: the gate opens when announcements are certain to arrive.
+
+        Of a stream that is begun by a call to Redis after this, its first announcement nearly always arrives.
+        """
         channel = keys.live(tenant, stream)
         one = self._followed.get(channel)
         if one is None:
@@ -109,7 +116,7 @@ class Tail:
             self._to_drop.discard(channel)
             self._changed.set()
         one.sinks[sink] = None
-        await one.confirmed.wait()
+        return one.confirmed
 
     def unfollow(self, tenant: str, stream: str, sink: Sink) -> None:
         channel = keys.live(tenant, stream)

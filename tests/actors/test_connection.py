@@ -33,7 +33,7 @@ from rt.keys import parse_stream
 from rt.redis import Store
 from rt.settings import Settings, load_settings
 from rt.streams.commands import Commands
-from rt.streams.log import PAGE_BYTES, PAGE_EVENTS, StreamLog
+from rt.streams.log import PAGE_BYTES, PAGE_EVENTS, Page, StreamLog
 from rt.streams.sessions import Cursors
 from rt.streams.tail import Tail
 from rt.tokens import DEFAULT_SCOPES, Claims, mint, verify
@@ -259,6 +259,63 @@ async def test_a_job_goes_the_whole_way(web: Web, store: Store, settings: Settin
         assert [one["seq"] for one in events] == list(range(1, len(events) + 1))
         assert "".join(one["data"]["text"] for one in events if one["type"] == "job.delta") == "onetwothree"
         await client.leave()
+
+
+async def test_a_job_is_given_as_it_is_announced_and_its_log_is_not_read(
+    web: Web, store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    page = StreamLog.read_open
+
+    async def counted(self: StreamLog, tenant: str, stream: str, after: int) -> Page:
+        read.append(stream)
+        return await page(self, tenant, stream, after)
+
+    monkeypatch.setattr(StreamLog, "read_open", counted)
+    async with working(store, settings):
+        client = await web.connected()
+        # Not always: the session's own log is read first, and a call may overtake the subscription, which is another connection's.
+        for id in range(1, 20):
+            reply = await client.answer({"type": "job.submit", "id": str(id), "job": "words", "input": {"text": "one two three"}})
+            await client.get("job.completed", stream=(job := reply["data"]["stream"]))
+            if job not in read:
+                break
+        assert job not in read
+        await client.leave()
+    assert web.parts.tail.statistics() == {"streams": 0, "sinks": 0}
+
+
+@pytest.mark.parametrize("why", ["refused", "a repeat", "followed no more", "cancelled"])
+async def test_a_job_that_was_expected_in_vain_is_listened_to_no_more(web: Web, monkeypatch: pytest.MonkeyPatch, why: str) -> None:
+    client = await web.connected()
+    submit: dict[str, Any] = {"type": "job.submit", "id": "1", "job": "words", "input": {"text": "hi"}}
+    expected = {"streams": 2, "sinks": 2}
+    match why:
+        case "refused":
+            assert (await client.answer(submit | {"input": {"text": 1}}))["code"] == "invalid_input"
+        case "a repeat":
+            first = await client.answer(submit)
+            assert await client.answer(submit) == first
+            expected = {"streams": 3, "sinks": 3}  # the job itself is followed
+        case "followed no more":
+            monkeypatch.setattr(s, "MAX_FOLLOWED", 2)
+            await client.answer(submit)
+            assert (await client.get("error"))["code"] == "rate_limited"
+        case "cancelled":
+            asked = asyncio.Event()
+
+            async def never(*args: Any, **named: Any) -> None:
+                asked.set()
+                await asyncio.Event().wait()
+
+            monkeypatch.setattr(JobQueue, "accept", never)
+            await client.say(submit)
+            await asyncio.wait_for(asked.wait(), 10)
+            assert web.parts.tail.statistics() == {"streams": 3, "sinks": 3}
+            client.actor.stop()
+            await client.ended()
+            expected = {"streams": 0, "sinks": 0}
+    await eventually(lambda: web.parts.tail.statistics() == expected)
 
 
 @pytest.mark.parametrize("msgpack", [False, True])

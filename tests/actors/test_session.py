@@ -504,6 +504,40 @@ def test_a_job_is_followed_from_its_announcement() -> None:
     assert it.stored[f"c:{JOB}"] == f"j:0 {OWN} 1"
 
 
+def test_a_job_that_is_heard_from_its_first_event_on_is_not_read() -> None:
+    it = Driven()
+    it.open()
+    it.news(OWN, "o", [created(OWN, 1)])
+    effects = it.news(JOB, "j", [entry(JOB, 1, "job.queued", job="echo")])
+    assert sent(effects) == [{"type": "subscribed", "stream": JOB, "epoch": "j", "seq": 1, "recovered": True}]
+    assert seqs(effects) == [1]
+    assert it.stored[f"c:{JOB}"] == f"j:0 {OWN} 1"
+    assert it.feed(m.Watched(JOB)) == []
+    effects = it.news(JOB, "j", [ended(2)])
+    assert seqs(effects) == [2]
+    assert JOB not in dict(reads(it.effects))
+    it.ack(job_j=2)
+    assert JOB not in it.session.follows
+
+
+@pytest.mark.parametrize("why", ["a later event", "an announcement without events", "no room", "a given cursor", "a read under way"])
+def test_otherwise_it_is_read(why: str) -> None:
+    it = Driven()
+    given = {JOB: "j:1"} if why == "a given cursor" else {}
+    it.open(given=given)
+    effects = it.news(OWN, "o", [created(OWN, 1)])
+    if why == "a read under way":
+        assert reads(it.feed(m.Watched(JOB))) == [(JOB, 0)]
+    it.room = 0 if why == "no room" else PLENTY
+    first = 2 if why == "a later event" else 1
+    live = Live("j", first, first, None if why == "an announcement without events" else [entry(JOB, first)])
+    effects = it.feed(m.News(JOB, live))
+    assert (seqs(effects), sent(effects)) == ([], [])
+    it.room = PLENTY
+    it.feed(m.Watched(JOB))
+    assert JOB in dict(reads(it.effects))
+
+
 @pytest.mark.parametrize("stream", [USER, ROOM])
 def test_a_job_that_is_sent_to_the_user_or_to_a_joined_room_is_followed(stream: str) -> None:
     it = in_room(0)

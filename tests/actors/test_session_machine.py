@@ -130,6 +130,8 @@ class Wire(RuleBasedStateMachine):
         self.tasks: list[Task] = []
         self.lane: deque[Task] = deque()
         self.subscribed: set[str] = set()
+        #: Jobs that were subscribed to before they were accepted.
+        self.expected: set[str] = set()
         self.outbox: deque[dict[str, Any]] = deque()
         self.outbox_bytes = 0
         self.was_full = False
@@ -199,19 +201,33 @@ class Wire(RuleBasedStateMachine):
         self.append(name, [("message", {"from": "", "data": ""})] * count, heard)
 
     @precondition(lambda self: len(self.jobs) < 4)
-    @rule(by=st.sampled_from([OWN, OWN, USER, ROOMS[0]]), heard=heard, replied=st.booleans(), count=st.integers(0, 2), end=st.booleans())
-    def accept_job(self, by: str, heard: str, replied: bool, count: int, end: bool) -> None:
-        """A job that was accepted; by this connection when `replied`, which may come before or after its `job.created`."""
+    @rule(
+        by=st.sampled_from([OWN, OWN, USER, ROOMS[0]]),
+        heard=heard,
+        queued=heard,
+        replied=st.booleans(),
+        expected=st.booleans(),
+        count=st.integers(0, 2),
+        end=st.booleans(),
+    )
+    def accept_job(self, by: str, heard: str, queued: str, replied: bool, expected: bool, count: int, end: bool) -> None:
+        """A job that was accepted; by this connection when `replied`, which may come before or after its `job.created`.
+
+        `expected`: its stream was listened to in time.
+        """
         job = f"j{len(self.jobs)}"
         name = f"job:{job}"
         self.jobs.append(name)
         self.logs[name] = Log(name)
         self.announced_in[name] = by
-        self.append(name, [("job.queued", {"job": "echo"})], heard)
+        if expected and self.connected:
+            self.expected.add(name)
+            self.subscribed.add(name)
+        self.append(by, [("job.created", {"job_id": job, "job": "echo"})], heard)
+        self.append(name, [("job.queued", {"job": "echo"})], queued)
         self.work(name, count, end, heard)
         if replied and self.connected:
             self.tasks.append(Task("answer", m.Answered("submitted", {}, name)))
-        self.append(by, [("job.created", {"job_id": job, "job": "echo"})], heard)
 
     @precondition(lambda self: any(not self.logs[name].ended for name in self.jobs))
     @rule(data=st.data(), count=st.integers(0, 4), end=st.booleans(), heard=heard)
@@ -317,7 +333,8 @@ class Wire(RuleBasedStateMachine):
                 for raw in raws:
                     self.put(from_json_bytes(raw), len(raw))
             case m.Watch(name):
-                assert name not in self.subscribed, "watched twice"
+                assert name not in self.subscribed - self.expected, "watched twice"
+                self.expected.discard(name)
                 self.tasks.append(Task(effect))
             case m.Unwatch(name):
                 self.subscribed.discard(name)
@@ -499,7 +516,7 @@ class Wire(RuleBasedStateMachine):
         self.session = self.opening = None
         self.mailbox.clear()
         self.announced_live.clear()
-        self.tasks, self.lane, self.subscribed = [], deque(), set()
+        self.tasks, self.lane, self.subscribed, self.expected = [], deque(), set(), set()
         self.outbox.clear()
         self.outbox_bytes, self.was_full = 0, False
         self.places, self.asked, self.base = {}, {}, {}

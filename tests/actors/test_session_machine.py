@@ -770,7 +770,7 @@ ROUTER = Router(App())
 
 TestWire = Wire.TestCase
 TestWire.settings = settings(
-    max_examples=int(os.environ.get("EXAMPLES", "100")),
+    max_examples=int(os.environ.get("EXAMPLES", "50")),
     stateful_step_count=50,
     deadline=None,
     suppress_health_check=list(HealthCheck),

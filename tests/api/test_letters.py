@@ -183,6 +183,7 @@ async def test_a_plain_arq_clients_letter_may_have_any_id_and_is_an_admins(web: 
     assert (await admin.delete(path)).status_code == 204
 
 
+@pytest.mark.parametrize("redis_kind", ["real"])
 async def test_the_command_line_shows_them_and_runs_them_again(web: Web) -> None:
     environment = os.environ | {"RT_URL": web.url, "RT_TOKEN": mint(SECRET, "alice", DEFAULT_SCOPES, 600)}
 

@@ -7,9 +7,10 @@ from tests.helpers import eventually
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """Two web processes and two workers for the tests of one file that kill none of them."""
     with Stack(tmp_path_factory.mktemp("stack")) as stack:
+        stack.fresh = getattr(request.module, "FRESH", False)
         yield stack.start(webs=2, workers=2)
 
 

@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from redis.asyncio import Redis
@@ -50,6 +51,8 @@ class Plan:
     seed: int
     clients: int
     faults: tuple[str, ...]
+    #: It ends after so many draws, if it has not by then.
+    most: int | None = None
     webs: int = 2
     workers: int = 2
 
@@ -145,7 +148,7 @@ class Run:
 
     async def _draw(self, ground: Ground) -> None:
         end = self._began + self.plan.minutes * 60
-        for chosen, chance, pause_s in draws(self.plan):
+        for chosen, chance, pause_s in islice(draws(self.plan), self.plan.most):
             if await self._paused(pause_s) or time.monotonic() >= end:
                 return
             draw = Draw([one.name for one in chosen], round(time.monotonic() - self._began, 3))
@@ -250,6 +253,7 @@ def _arguments(words: list[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--minutes", type=float, default=10, metavar="N", help="how long faults are drawn (default: 10)")
+    parser.add_argument("--draws", type=int, metavar="N", help="end after so many, if the time is not over before")
     parser.add_argument("--seed", type=int, default=1, metavar="S", help="the same seed draws the same faults (default: 1)")
     parser.add_argument("--clients", type=int, default=200, metavar="N", help="default: 200")
     parser.add_argument("--faults", default=",".join(FAULTS), metavar="a,b", help="only these (default: all)")
@@ -260,8 +264,8 @@ def _arguments(words: list[str]) -> argparse.Namespace:
     unknown = sorted(set(given.faults.split(",")) - set(FAULTS))
     if unknown:
         parser.error(f"no such fault: {', '.join(unknown)}; there are {', '.join(FAULTS)}")
-    if given.minutes <= 0 or given.clients < 1:
-        parser.error("--minutes and --clients must be positive")
+    if given.minutes <= 0 or given.clients < 1 or (given.draws is not None and given.draws < 1):
+        parser.error("--minutes, --draws and --clients must be positive")
     return given
 
 
@@ -270,8 +274,10 @@ def main(words: list[str]) -> int:
     console = Console(stderr=given.json, width=None if sys.stdout.isatty() else 160)
     # The proxies live on threads: what waits for the interpreter's lock there would look like a slow network.
     sys.setswitchinterval(0.0005)
-    plan = Plan(given.minutes, given.seed, given.clients, tuple(given.faults.split(",")))
+    plan = Plan(given.minutes, given.seed, given.clients, tuple(given.faults.split(",")), given.draws)
     shown = [word for name in ("minutes", "seed", "clients") for word in (f"--{name}", f"{getattr(given, name):g}")]
+    if given.draws is not None:
+        shown += ["--draws", str(given.draws)]
     if set(plan.faults) != set(FAULTS):
         shown += ["--faults", given.faults]
     report = Report(plan.seed, plan.clients, command_line(shown), now())

@@ -17,10 +17,10 @@ from redis.asyncio import Redis
 from rt.localredis import PrivateRedis
 from rt.tokens import mint
 from tests.chaos.clock import Clock
+from tests.chaos.forks import ROOT, Fork
 from tests.chaos.proxy import Proxy
 
 SECRET = "a secret of the tests that is long enough to sign"
-ROOT = Path(__file__).parent.parent.parent
 
 
 def free_port() -> int:
@@ -34,22 +34,27 @@ def free_port() -> int:
 
 
 class Process:
-    """One started process; its output is kept, and its ready line waited for."""
+    """One started process; its output is kept, and its ready line waited for. A fork (see there), or one that begins as on a host:
+    `fresh`, or with a clock of its own."""
 
-    def __init__(self, *args: str, env: dict[str, str], clock: Clock | None = None) -> None:
+    def __init__(self, *args: str, env: dict[str, str], clock: Clock | None = None, fresh: bool = False) -> None:
         self.clock = clock
         if clock is not None:
             env = env | {"CLOCK": str(clock.path)}
         clean = {name: value for name, value in os.environ.items() if not name.startswith("RT_") and name not in ("REDIS_URL", "PORT")}
-        self.popen = subprocess.Popen(
-            [sys.executable, "-m", "tests.chaos.clock" if clock else "rt.cli", *args],
-            cwd=ROOT,
-            env=clean | env,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
+        self.popen: subprocess.Popen[str] | Fork
+        if clock is None and not fresh:
+            self.popen = Fork(*args, env=clean | env)
+        else:
+            self.popen = subprocess.Popen(
+                [sys.executable, "-m", "tests.chaos.clock" if clock else "rt.cli", *args],
+                cwd=ROOT,
+                env=clean | env,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                start_new_session=True,
+            )
         self.lines: list[str] = []
         self._ready = threading.Event()
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -100,7 +105,12 @@ class Process:
 
 
 class Stack:
-    """One Redis, and as many web and worker processes as a test asks for. They reach it through `network`, when there is one."""
+    """One Redis, and as many web and worker processes as a test asks for. They reach it through `network`, when there is one.
+
+    With `fresh` they begin as on a host (see Process).
+    """
+
+    fresh = False
 
     def __init__(self, folder: Path, app: str = "rt.builtin:app", *, proxied: bool = False, **env: str) -> None:
         self.app = app
@@ -131,13 +141,13 @@ class Stack:
 
     def web(self, port: int | None = None, clock: Clock | None = None) -> Process:
         port = port or free_port()
-        one = Process("web", self.app, env=self.env | {"PORT": str(port)}, clock=clock)
+        one = Process("web", self.app, env=self.env | {"PORT": str(port)}, clock=clock, fresh=self.fresh)
         self.webs.append(one)
         self.ports.append(port)
         return one
 
     def worker(self, app: str = "", clock: Clock | None = None) -> Process:
-        one = Process("worker", app or self.app, env=self.env, clock=clock)
+        one = Process("worker", app or self.app, env=self.env, clock=clock, fresh=self.fresh)
         self.workers.append(one)
         return one
 

@@ -1,20 +1,24 @@
-"""Cables pulled at random: twenty clients, a hundred cuts each, and nothing lost, repeated or out of order."""
+"""Cables pulled at random: twenty clients, and nothing lost, repeated or out of order.
+
+CHAOS_LONG in the environment makes it a hundred cuts each.
+"""
 
 import asyncio
+import os
 import random
 
 from tests.chaos.client import Client
 from tests.chaos.stack import Stack
 from tests.chaos.test_main_job import check, words
 
-CLIENTS, CUTS = 20, 100
+CLIENTS, CUTS = 20, 100 if "CHAOS_LONG" in os.environ else 35
 
 
 async def _one(shared: Stack, number: int) -> tuple[int, int]:
     draw = random.Random(number)
     client = Client(shared.ws(number % 2), shared.token(f"user{number % 5}"), keeps_cursors=number % 3 != 2)
     await client.open()
-    text = words(250, number)
+    text = words(5 * CUTS // 2, number)
     submitting = asyncio.create_task(client.submit("echo", limit_s=90, text=text, delay_ms=40))
     while client.cuts < CUTS:
         # In the middle of things, now and then at once after connecting, and from one server to the other.
@@ -33,7 +37,7 @@ async def _one(shared: Stack, number: int) -> tuple[int, int]:
     return client.cuts, len(echo.events)
 
 
-async def test_twenty_clients_cut_a_hundred_times_each_lose_repeat_and_disorder_nothing(shared: Stack) -> None:
+async def test_twenty_clients_cut_again_and_again_lose_repeat_and_disorder_nothing(shared: Stack) -> None:
     results = await asyncio.gather(*(_one(shared, number) for number in range(CLIENTS)))
     assert sum(cuts for cuts, _ in results) == CLIENTS * CUTS
     assert shared.tracebacks() == []

@@ -7,7 +7,7 @@ from tests.chaos.stack import Stack
 from tests.chaos.test_main_job import check, words
 
 LEASE_S = 2.0
-TEXT = words(60)
+TEXT = words(24)
 
 
 async def _begin(stack: Stack, attempts: int = 2) -> tuple[Client, Journal]:

@@ -22,6 +22,7 @@ async def _until_final(http: httpx2.AsyncClient, job_id: str) -> dict[str, Any]:
 
 
 async def test_a_job_that_kills_every_worker_is_kept_and_run_again(stack: Stack, tmp_path: Path) -> None:
+    stack.env["RT_LEASE_S"] = "1"
     stack.start(webs=1, workers=ATTEMPTS)
     mended = tmp_path / "mended"
     async with stack.http() as http:

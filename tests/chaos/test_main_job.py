@@ -8,6 +8,9 @@ from typing import Any
 from tests.chaos.client import Client, Journal
 from tests.chaos.stack import Stack
 
+#: The processes of these tests are not forks.
+FRESH = True
+
 
 def words(count: int, seed: int = 0) -> str:
     """Different words, so that a lost, doubled or moved one shows."""

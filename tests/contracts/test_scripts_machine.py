@@ -1240,8 +1240,8 @@ def examples(redis_kind: str, number: int) -> hypothesis_settings:
 
 
 def test_jobs_keep_the_promise(redis_url: str, redis_kind: str) -> None:
-    run_state_machine_as_test(partial(Jobs, redis_url), settings=examples(redis_kind, 40))
+    run_state_machine_as_test(partial(Jobs, redis_url), settings=examples(redis_kind, 20))
 
 
 def test_streams_sessions_and_commands_keep_the_promise(redis_url: str, redis_kind: str) -> None:
-    run_state_machine_as_test(partial(Streams, redis_url), settings=examples(redis_kind, 60))
+    run_state_machine_as_test(partial(Streams, redis_url), settings=examples(redis_kind, 30))

@@ -14,6 +14,7 @@ from random import Random
 from typing import Literal
 
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from rt import keys
 from tests.chaos.listener import Listener
@@ -311,7 +312,8 @@ async def _trimmed(ground: Ground, draw: Random) -> list[Wait]:
 
     async def trim(stream: str, length: int) -> None:
         archive.history(stream).by_hand = True
-        await redis.xtrim(keys.log(keys.DEFAULT_TENANT, stream), maxlen=length, approximate=False)
+        with suppress(RedisError, OSError):  # it may be killed at the same time, and have done it
+            await redis.xtrim(keys.log(keys.DEFAULT_TENANT, stream), maxlen=length, approximate=False)
         ground.crowd.lost_at = time.monotonic()
 
     rooms = draw.sample(sorted(ground.crowd.rooms), round(len(ground.crowd.rooms) * 0.5 + 0.5))

@@ -612,6 +612,16 @@ def test_so_does_one_that_is_announced_by_a_stream_that_begins_anew_itself() -> 
     assert (outline(effects), seqs(effects)) == (BEGUN_ANEW, [1, 2])
 
 
+def test_such_a_job_is_read_though_it_is_heard_from_its_first_event_on() -> None:
+    it = Driven()
+    it.open({OWN: head("o", 1)}, known={OWN: "o:0"}, given={OWN: "o:1"}, watch=False)
+    it.feed(m.Watched(OWN))
+    it.page(OWN, head("o", 1), [created(OWN, 1)])
+    assert it.news(JOB, "k2", [entry(JOB, 1)]) == []
+    it.feed(m.Watched(JOB))
+    assert (JOB, 0) in reads(it.effects)
+
+
 def test_a_job_that_redis_lost_before_anything_of_it_was_read_is_said_to_be_lost() -> None:
     it = Driven()
     it.open()

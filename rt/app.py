@@ -64,6 +64,8 @@ class App:
 
         def register(one: F) -> F:
             known = name or one.__name__
+            if known.startswith("rt."):
+                raise ValueError(f"a job cannot be named {known!r}: what begins with `rt.` is the system's own")
             if known in self.jobs:
                 raise ValueError(f"a job named {known!r} is registered already")
             more = options | ({"retry": retry} if retry else {}) | ({"keep": keep} if keep else {})

@@ -18,7 +18,7 @@ MAX_EVENT_BYTES = 256 * 1024
 TERMINAL = ("job.completed", "job.failed", "job.cancelled")
 
 #: Types that only the server writes.
-_RESERVED = ("job.", "presence.")
+_RESERVED = ("job.", "presence.", "notification.")
 _FRAMES = frozenset(
     {
         "connect",

@@ -108,6 +108,26 @@ def furthest(tenant: str, subject: str) -> str:
     return f"rt:{tenant}:{{{user_stream(subject)}}}:furthest"
 
 
+def unread(tenant: str, subject: str) -> str:
+    """The notifications of a subject's stream that are not marked as read: member and score = seq."""
+    return f"rt:{tenant}:{{{user_stream(subject)}}}:unread"
+
+
+def muted(tenant: str, subject: str) -> str:
+    """The levels of notifications that a subject does not want, with spaces between."""
+    return f"rt:{tenant}:{{{user_stream(subject)}}}:muted"
+
+
+def seen(tenant: str) -> str:
+    """Every subject that had a session within the retention of `user:` streams: score = when that was last certain (µs)."""
+    return f"rt:{tenant}:seen"
+
+
+def broadcast(tenant: str, id: str) -> str:
+    """Whom a broadcast has reached, so that a worker that dies in the middle repeats nobody."""
+    return f"rt:{tenant}:broadcast:{id}"
+
+
 def command(tenant: str, session: str, id: str) -> str:
     return f"rt:{tenant}:idem:c:{session}:{id}"
 

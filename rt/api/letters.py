@@ -78,7 +78,7 @@ async def get_dead_letter(who: Caller, parts: Parts, id: JobId) -> Response:
     """A failed job with its input and its errors: its submitter's and an admin's alone."""
     who.need("jobs:read")
     letter = parts.access.letter(who, await parts.letters.get(who.tenant, id))
-    return answer(letter.detail(parts.app.jobs.get(letter.job)))
+    return answer(letter.detail((parts.app.jobs | parts.system_jobs).get(letter.job)))
 
 
 @router.post(
@@ -96,7 +96,9 @@ async def retry_dead_letter(who: Caller, parts: Parts, id: JobId) -> Response:
     """
     who.need("jobs:write")
     letter = parts.access.letter(who, await parts.letters.get(who.tenant, id))
-    return accepted_job(*await parts.letters.retry(who.tenant, letter, parts.app.jobs))
+    if letter.job in parts.system_jobs:
+        who.need("notifications:send")
+    return accepted_job(*await parts.letters.retry(who.tenant, letter, parts.app.jobs | parts.system_jobs))
 
 
 @router.delete("/v1/dead-letters/{id}", status_code=204, responses=responses(401, 403, 404, 422, 503))

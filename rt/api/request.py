@@ -44,7 +44,14 @@ async def _stream(
     return parse_stream(name)
 
 
+async def _subject(
+    subject: Annotated[str, Path(description="A token's `sub`; percent-encoded where it has other characters.")],
+) -> str:
+    return unquote(subject)
+
+
 JobId = Annotated[str, Depends(_job_id)]
+Subject = Annotated[str, Depends(_subject)]
 NamedStream = Annotated[Stream, Depends(_stream)]
 
 #: The header `Idempotency-Key`: the same key makes the same call take effect once in 24 h.

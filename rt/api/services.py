@@ -8,13 +8,16 @@ from dataclasses import dataclass, field
 from rt.actors.supervisor import Supervisor
 from rt.app import App
 from rt.jobs.access import Access
+from rt.jobs.broadcast import system_jobs
 from rt.jobs.janitor import Janitor
+from rt.jobs.job import JobDef
 from rt.jobs.letters import DeadLetters
 from rt.jobs.queue import JobQueue
 from rt.redis import Store
 from rt.settings import Settings
 from rt.streams.commands import Commands
 from rt.streams.log import StreamLog
+from rt.streams.notifications import Notifications
 from rt.streams.sessions import Cursors
 from rt.streams.tail import Tail
 
@@ -30,6 +33,9 @@ class Services:
     queue: JobQueue
     access: Access
     letters: DeadLetters
+    notifications: Notifications
+    #: Jobs that no client submits by name.
+    system_jobs: dict[str, JobDef]
     commands: Commands
     tail: Tail
     cursors: Cursors
@@ -50,6 +56,7 @@ async def open_services(app: App, settings: Settings) -> AsyncIterator[Services]
     store = Store.of(settings)
     streams = StreamLog(store, settings)
     queue = JobQueue(store, streams, settings)
+    notifications = Notifications(store, streams, settings)
     services = Services(
         app=app,
         settings=settings,
@@ -58,6 +65,8 @@ async def open_services(app: App, settings: Settings) -> AsyncIterator[Services]
         queue=queue,
         access=Access(store, queue),
         letters=DeadLetters(store, queue),
+        notifications=notifications,
+        system_jobs=system_jobs(notifications),
         commands=Commands(store),
         tail=Tail(store, streams),
         cursors=Cursors(store, settings),

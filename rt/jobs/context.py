@@ -21,7 +21,7 @@ T = TypeVar("T")
 class JobContext:
     """The first argument of every job function.
 
-    `id`, `attempt` (rises with every run), `tries` (the runs that count), `stream` (the job's own). `past` is what
+    `id`, `tenant` (whose it is), `attempt` (rises with every run), `tries` (the runs that count), `stream` (the job's own). `past` is what
     earlier attempts left that still stands; a first attempt's is empty. `log` is a structlog logger that carries the
     job's id: never give it a prompt. `model` is the worker's language model.
 
@@ -32,6 +32,7 @@ class JobContext:
         self,
         *,
         id: str,
+        tenant: str,
         attempt: int,
         tries: int,
         stream: str,
@@ -44,7 +45,7 @@ class JobContext:
         model: LanguageModel,
         job: str,
     ) -> None:
-        self.id, self.attempt, self.tries, self.stream, self.past = id, attempt, tries, stream, past
+        self.id, self.tenant, self.attempt, self.tries, self.stream, self.past = id, tenant, attempt, tries, stream, past
         self.settings, self.model = settings, model
         self._job = job
         self.usage: dict[str, Any] = {}

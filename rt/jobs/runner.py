@@ -8,6 +8,7 @@ attempt ends in exactly one `Outcome`, and one `match` writes it down.
 import asyncio
 import inspect
 import time
+from collections import ChainMap
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,6 +19,7 @@ from rt.app import App
 from rt.codec import from_json_bytes, to_json_bytes
 from rt.cursor import new_epoch
 from rt.errors import JobError, Refused
+from rt.jobs.broadcast import system_jobs
 from rt.jobs.context import JobContext
 from rt.jobs.ends import End
 from rt.jobs.job import Cancelled, Completed, Failed, HandedBack, JobDef, Lost, Outcome, Past, Retrying, brief, outcome_of
@@ -29,6 +31,7 @@ from rt.jobs.turns import Turns
 from rt.redis import Store, insist, load_script
 from rt.settings import Settings
 from rt.streams.log import Appended, Batch, StreamLog
+from rt.streams.notifications import Notifications
 from rt.streams.writer import Writer
 from rt.telemetry import get_logger, metrics
 
@@ -132,9 +135,10 @@ class Runner:
         ends: Writer[End, str],
         worker: str,
     ) -> None:
-        self._app, self._settings, self._store, self._streams = app, settings, store, streams
+        self._settings, self._store, self._streams = settings, store, streams
         self._writer, self._ends = writer, ends
         self._worker = worker
+        self._jobs = ChainMap(app.jobs, system_jobs(Notifications(store, streams, settings)))
         self.model: LanguageModel | None = None
         #: Functions that went on after their cancel and their grace; what they emit goes nowhere.
         self.stuck: set[asyncio.Task[Outcome]] = set()
@@ -186,7 +190,7 @@ class Runner:
     async def _attempt(self, run: Run, outlet: Outlet, payload: Payload) -> Outcome:
         """The function's own task: its outcome, unless somebody stopped it."""
         claim = run.claim
-        job = self._app.jobs.get(payload.function)
+        job = self._jobs.get(payload.function)
         try:
             if not claim.job:
                 await self._adopt(claim, payload, job)
@@ -230,6 +234,7 @@ class Runner:
 
                 run.context = context = JobContext(
                     id=claim.id,
+                    tenant=claim.tenant,
                     attempt=claim.attempt,
                     tries=claim.tries,
                     stream=claim.stream,
@@ -342,7 +347,7 @@ class Runner:
             break
         if isinstance(outcome, Lost):
             metrics.leases_lost.inc()
-        metrics.jobs_finished.labels(payload.function if payload.function in self._app.jobs else "_other", type(outcome).__name__).inc()
+        metrics.jobs_finished.labels(payload.function if payload.function in self._jobs else "_other", type(outcome).__name__).inc()
         return outcome
 
     def _written(self, run: Run, outcome: Outcome, usage: dict[str, Any]) -> tuple[str, dict[str, Any] | None, int, bool, Any]:

@@ -22,9 +22,10 @@ from rt.redis import Store, load_script
 from rt.settings import Settings
 from rt.telemetry import metrics
 
-SESSIONS = load_script("streams/sessions")
+SESSIONS = load_script("streams/subjects", "streams/sessions")
 RESTORE = load_script("streams/restore")
 CURSORS = load_script("streams/stream", "streams/cursors")
+SEEN = load_script("streams/subjects", "streams/seen")
 
 FLUSH_S = 1.0
 #: An untouched session is renewed this often while it is connected.
@@ -73,8 +74,9 @@ async def open_session(store: Store, settings: Settings, tenant: str, subject: s
 
 
 async def _open(store: Store, settings: Settings, tenant: str, subject: str, id: str, begin: str) -> list[Any]:
-    names = [keys.cursors(tenant, id), keys.live(tenant, keys.session_stream(id)), keys.furthest(tenant, subject)]
-    reply: list[Any] = await store.run(SESSIONS, names, [subject, settings.session_ttl_s, begin, keys.user_stream(subject)])
+    names = [keys.cursors(tenant, id), keys.live(tenant, keys.session_stream(id)), keys.furthest(tenant, subject), keys.seen(tenant)]
+    args = [subject, settings.session_ttl_s, begin, keys.user_stream(subject), settings.user_age_s]
+    reply: list[Any] = await store.run(SESSIONS, names, args)
     return reply
 
 
@@ -156,14 +158,29 @@ class Cursors:
             self._leaving.discard(entry)
 
     async def run(self) -> None:
+        loop = asyncio.get_running_loop()
+        # Often enough that one call which Redis did not answer costs nobody a broadcast.
+        every_s = self._settings.user_age_s / 4
+        seen_at = loop.time() + every_s
         while True:
             await asyncio.sleep(FLUSH_S)
-            now = asyncio.get_running_loop().time()
+            now = loop.time()
             due = [one for one in self._entries if one.fields or one.furthest or one.renew_at <= now]
             try:
                 await self.save(due)
+                if now >= seen_at:
+                    seen_at = now + every_s
+                    await self.note_seen()
             except Unavailable:
                 metrics.redis_errors.labels("cursors").inc()
+
+    async def note_seen(self) -> None:
+        """Says that the subjects of all connected sessions are there: a connection may outlive what is noted when it opens."""
+        there = sorted({(one.tenant, one.subject) for one in self._entries})
+        for start in range(0, len(there), _A_CALL):
+            part = there[start : start + _A_CALL]
+            args = [self._settings.user_age_s, *(subject for _, subject in part)]
+            await self._store.run(SEEN, [keys.seen(tenant) for tenant, _ in part], args)
 
     async def flush(self) -> None:
         """Stores everything now, for the end. Raises Unavailable, soon."""

@@ -24,6 +24,13 @@ JANITOR = "rt:janitor"
 PULSE = "rt:pulse"
 GRACE = "rt:grace"
 
+#: The processes that hold connections: score = when the lease ends (ms). Who is away from a room: "<tenant> <room> <session>", score =
+#: when it has left. When any process last renewed its lease; and, for a while after none could, that nobody leaves.
+PROCESSES = "rt:processes"
+AWAY = "rt:away"
+ATTENDED = "rt:attended"
+ABSENCE_GRACE = "rt:away-grace"
+
 #: How many dead letters were kept, and dropped for newer ones, since the janitor last counted them.
 LETTERS_KEPT = "rt:dead-kept"
 LETTERS_DROPPED = "rt:dead-dropped"
@@ -126,6 +133,16 @@ def seen(tenant: str) -> str:
 def broadcast(tenant: str, id: str) -> str:
     """Whom a broadcast has reached, so that a worker that dies in the middle repeats nobody."""
     return f"rt:{tenant}:broadcast:{id}"
+
+
+def presence(tenant: str, room: str) -> str:
+    """Who is in a room: `s:<session>` → "<process> <generation> <subject>" (process "-": away), `n:<subject>` → number of sessions."""
+    return f"rt:{tenant}:{{{room}}}:presence"
+
+
+def attended(process: str) -> str:
+    """The rooms in which a process has sessions: "<tenant> <room>"."""
+    return f"rt:presence:{process}"
 
 
 def command(tenant: str, session: str, id: str) -> str:

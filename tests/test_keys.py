@@ -78,18 +78,17 @@ def test_a_stream_s_log_and_meta_share_a_slot() -> None:
 
 # What the scripts build by themselves, asked from them.
 
-JOB_NAMES = load_script("streams/stream", "jobs/job")
 
-
-def asking(lua: str) -> Script:
-    """job.lua's functions with a question after them."""
-    text = JOB_NAMES.text + "\n" + lua
+def asking(lua: str, *library: str) -> Script:
+    """A library's functions, by default those of jobs, with a question after them."""
+    text = load_script(*(library or ("streams/stream", "jobs/job"))).text + "\n" + lua
     return Script("asking", text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
 ESCAPE = asking("local out = {} for i, id in ipairs(ARGV) do out[i] = (job_stream(id)) end return out")
 NAMES = asking("return { job_keys(ARGV[1], ARGV[2]) }")
 LETTER_NAMES = asking("return { letter_keys(ARGV[1], ARGV[2]) }")
+ROOM_NAMES = asking("return { room_keys(ARGV[1], ARGV[2]) }", "streams/stream", "streams/presence")
 PLAIN_PAYLOAD = asking("return job_is_plain(ARGV[1]) and 1 or 0")
 
 
@@ -101,6 +100,11 @@ async def test_lua_escapes_job_ids_as_python_does(store: Store) -> None:
 async def test_lua_escapes_every_byte(store: Store) -> None:
     every = [bytes([i]) for i in range(256)]
     assert [one.decode() for one in await store.run(ESCAPE, [], every)] == [f"job:{quote(one, safe=keys._PLAIN)}" for one in every]
+
+
+async def test_lua_finds_a_room_s_keys(store: Store) -> None:
+    found = await store.run(ROOM_NAMES, [], ["acme", "room:a"])
+    assert [one.decode() for one in found] == [make("acme", "room:a") for make in (keys.log, keys.meta, keys.presence)]
 
 
 async def test_lua_finds_a_job_s_keys(store: Store) -> None:
@@ -162,4 +166,5 @@ def test_the_scripts_use_our_own_keys() -> None:
         prefix(keys.deadlines),
         prefix(keys.tenants),
         prefix(keys.doorbell),
+        prefix(keys.attended),
     }

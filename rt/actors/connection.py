@@ -33,6 +33,7 @@ from rt.redis import Store, insist
 from rt.settings import Settings
 from rt.streams.commands import Commands, request_hash, until_not_busy
 from rt.streams.log import Authorship, StreamLog
+from rt.streams.presence import Attendee, Presence
 from rt.streams.replay import Head
 from rt.streams.sessions import Cursors, Entry, is_session_id, open_session, restore_session
 from rt.streams.tail import Live, Tail
@@ -76,6 +77,7 @@ class Parts:
     commands: Commands
     tail: Tail
     cursors: Cursors
+    presence: Presence
     authenticate: Authenticate
 
 
@@ -220,10 +222,14 @@ class ConnectionActor(Actor[m.Message | None]):
                     self.tell(m.Watched(stream))
                 else:
                     self._watches[stream] = self._task(self._watch(stream))
+                if stream.startswith("room:"):
+                    self._parts.presence.here(self._attendee(stream))
             case m.Unwatch(stream):
                 if watch := self._watches.pop(stream, None):
                     watch.cancel()  # the confirmation that it waits for need not come any more
                 self._parts.tail.unfollow(self._tenant, stream, self)
+                if stream.startswith("room:"):
+                    self._parts.presence.left(self._attendee(stream))
             case m.Store(fields, furthest_):
                 if self._entry is not None:
                     self._entry.fields |= fields
@@ -248,6 +254,8 @@ class ConnectionActor(Actor[m.Message | None]):
             task.cancel()
         for stream in (*self.session.follows, *self._expected):
             self._parts.tail.unfollow(self._tenant, stream, self)
+            if stream.startswith("room:"):
+                self._parts.presence.away(self._attendee(stream))
         if tasks:
             await asyncio.wait(tasks)
         await self.outbox.close(0)
@@ -257,6 +265,11 @@ class ConnectionActor(Actor[m.Message | None]):
     @property
     def _tenant(self) -> str:
         return self.session.claims.tenant if self.session.claims else keys.DEFAULT_TENANT
+
+    def _attendee(self, room: str) -> Attendee:
+        claims = self.session.claims
+        assert claims is not None
+        return Attendee(claims.tenant, room, self.session.id, self.session.generation, claims.subject)
 
     def tell(self, message: m.Message, key: object = None) -> None:
         """A message from within the process. Of those with one `key` only the newest is kept."""

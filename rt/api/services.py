@@ -18,6 +18,7 @@ from rt.settings import Settings
 from rt.streams.commands import Commands
 from rt.streams.log import StreamLog
 from rt.streams.notifications import Notifications
+from rt.streams.presence import Presence
 from rt.streams.sessions import Cursors
 from rt.streams.tail import Tail
 
@@ -39,6 +40,7 @@ class Services:
     commands: Commands
     tail: Tail
     cursors: Cursors
+    presence: Presence
     supervisor: Supervisor
     draining: asyncio.Event = field(default_factory=asyncio.Event)
     #: SSE responses that are open; with the WebSockets they are what `max_connections` bounds.
@@ -70,6 +72,7 @@ async def open_services(app: App, settings: Settings) -> AsyncIterator[Services]
         commands=Commands(store),
         tail=Tail(store, streams),
         cursors=Cursors(store, settings),
+        presence=Presence(store, streams),
         supervisor=Supervisor(),
     )
     try:
@@ -77,6 +80,7 @@ async def open_services(app: App, settings: Settings) -> AsyncIterator[Services]
             chores = [
                 group.create_task(services.tail.run(), name="tail"),
                 group.create_task(services.cursors.run(), name="cursors"),
+                group.create_task(services.presence.run(), name="presence"),
                 group.create_task(Janitor(store, streams, queue, settings).run(), name="janitor"),
             ]
             try:

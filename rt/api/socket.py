@@ -51,6 +51,7 @@ class WebSocketEndpoint:
             commands=services.commands,
             tail=services.tail,
             cursors=services.cursors,
+            presence=services.presence,
             authenticate=authenticate,
         )
 

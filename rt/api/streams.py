@@ -14,6 +14,7 @@ from rt.api.services import Services
 from rt.api.sse import EventStream, told
 from rt.codec import join_json, to_json_bytes
 from rt.cursor import START, Cursor, parse_cursor
+from rt.errors import Refused
 from rt.streams.commands import until_not_busy
 from rt.streams.log import Published
 from rt.streams.replay import Gap
@@ -77,6 +78,18 @@ class EventPage(BaseModel):
     gap: StreamGap | None = None
 
 
+class Present(BaseModel):
+    """A subject that is there, and with how many sessions: browser tabs, devices."""
+
+    subject: str
+    sessions: int
+
+
+class PresencePage(BaseModel):
+    items: list[Present]
+    next: str | None
+
+
 @router.get("/v1/jobs/{id}/events", tags=["jobs"], response_class=Response, responses=responses(401, 403, 404, 422, 503, ok=_SSE))
 async def job_events(who: Caller, parts: Parts, id: JobId, cursor: From = None, last_event_id: LastEventId = None) -> Response:
     """A job's events from its first on, or after a cursor; ends after the terminal one."""
@@ -102,6 +115,23 @@ async def stream_events(
         return await _follow_job(who, parts, stream.subject, _cursor(last_event_id, cursor))
     await parts.access.read_stream(who, stream)
     return EventStream(parts, who, str(stream), _cursor(last_event_id, cursor))
+
+
+@router.get("/v1/streams/{stream}/presence", response_model=PresencePage, responses=responses(401, 403, 422, 503))
+async def presence(
+    who: Caller,
+    parts: Parts,
+    stream: NamedStream,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 1000,
+    cursor: Annotated[str | None, Query(max_length=128, description="The `next` of the page before.")] = None,
+) -> Response:
+    """Who is in a room: who follows it by `subscribe` and has a connection now. In order of their subjects."""
+    if stream.kind != "room":
+        raise Refused.field("invalid_frame", "stream", "only a room: has somebody in it")
+    await parts.access.read_stream(who, stream)
+    there = [one for one in (await parts.presence.list(who.tenant, str(stream))).items() if cursor is None or one[0] > cursor]
+    items = [{"subject": subject, "sessions": sessions} for subject, sessions in there[:limit]]
+    return answer({"items": items, "next": there[limit - 1][0] if len(there) > limit else None})
 
 
 @router.post(

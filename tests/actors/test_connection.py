@@ -34,6 +34,7 @@ from rt.redis import Store
 from rt.settings import Settings, load_settings
 from rt.streams.commands import Commands
 from rt.streams.log import PAGE_BYTES, PAGE_EVENTS, Page, StreamLog
+from rt.streams.presence import Presence
 from rt.streams.sessions import Cursors
 from rt.streams.tail import Tail
 from rt.tokens import DEFAULT_SCOPES, Claims, mint, verify
@@ -203,6 +204,7 @@ async def opened(store: Store, settings: Settings) -> AsyncIterator[Web]:
         commands=Commands(store),
         tail=tail,
         cursors=cursors,
+        presence=Presence(store, streams),
         authenticate=Authenticate(),
     )
     chores = [asyncio.create_task(tail.run()), asyncio.create_task(cursors.run())]

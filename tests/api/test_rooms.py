@@ -1,0 +1,202 @@
+"""Rooms as their members see them: who is here, and an answer that everybody follows. Real sockets, real worker."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rt.app import App
+from rt.events import Event
+from rt.jobs.context import JobContext
+from tests.api.rawsocket import RawSocket
+from tests.chaos.stack import Process, Stack, free_port
+from tests.helpers import eventually
+
+# The application that the processes load: this module is named on their command lines.
+
+app = App()
+
+
+@app.job
+async def answer(job: JobContext, question: str) -> dict[str, str]:
+    for word in question.split():
+        await job.emit(word.upper())
+    return {"said": question.upper()}
+
+
+class Ask(Event, type="ask"):
+    room: str
+    question: str
+
+
+@app.on(Ask)
+async def ask(conn: Any, event: Ask) -> dict[str, Any]:
+    await conn.publish(event.room, event)
+    return {"job": await conn.enqueue(answer, question=event.question, stream=event.room)}
+
+
+class Served(Stack):
+    def web(self, port: int | None = None, **env: str) -> Process:
+        port = port or free_port()
+        one = Process("web", f"{__name__}:app", env=self.env | env | {"PORT": str(port)})
+        self.webs.append(one)
+        self.ports.append(port)
+        return one
+
+    def worker(self, app: str = f"{__name__}:app") -> Process:
+        return super().worker(app)
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with Served(tmp_path_factory.mktemp("rooms")) as stack:
+        stack.start(webs=2)
+        yield stack
+        assert stack.tracebacks() == []
+
+
+Join = Any
+
+
+@pytest.fixture
+async def join(served: Served) -> AsyncIterator[Join]:
+    """`await join("ann", "room:x", web=1)`: a connected socket that follows the room."""
+    opened: list[RawSocket] = []
+
+    async def joining(subject: str, *rooms: str, web: int = 0, **fields: Any) -> RawSocket:
+        ws = await RawSocket.open(served.ws(web))
+        opened.append(ws)
+        await ws.join(token=served.token(subject), **fields)
+        for room in rooms:
+            assert (await ws.ask("subscribe", f"in {room}", stream=room, cursor="0"))["type"] == "subscribed"
+        return ws
+
+    yield joining
+    for one in opened:
+        one.cut()
+
+
+async def here(served: Served, room: str, web: int = 0) -> dict[str, int]:
+    async with served.http("looker", web=web) as http:
+        response = await http.get(f"/v1/streams/{room}/presence")
+        assert response.status_code == 200, response.text
+        assert response.json()["next"] is None
+        return {one["subject"]: one["sessions"] for one in response.json()["items"]}
+
+
+def said(ws: RawSocket, room: str) -> list[tuple[str, str]]:
+    return [(one["type"], one["data"]["subject"]) for one in ws.events(room) if one["type"].startswith("presence.")]
+
+
+async def test_members_see_who_comes_and_who_goes(served: Served, join: Join) -> None:
+    ann = await join("ann", "room:a")
+    bob = await join("bob", "room:a", web=1)
+    await join("bob", "room:a", web=0)
+    await ann.until(lambda: len(said(ann, "room:a")) == 2)
+
+    async def listed() -> bool:
+        return await here(served, "room:a", web=1) == {"ann": 1, "bob": 2}
+
+    await eventually(listed)
+    await bob.ask("unsubscribe", "out", stream="room:a")
+
+    async def fewer() -> bool:
+        return await here(served, "room:a") == {"ann": 1, "bob": 1}
+
+    await eventually(fewer)
+    carl = await join("carl", "room:a")
+    await carl.ask("unsubscribe", "out", stream="room:a")
+    await ann.until(lambda: len(said(ann, "room:a")) == 4)
+    assert said(ann, "room:a") == [
+        ("presence.joined", "ann"),
+        ("presence.joined", "bob"),
+        ("presence.joined", "carl"),
+        ("presence.left", "carl"),
+    ]
+
+
+async def test_a_reload_tells_nobody_anything(served: Served, join: Join) -> None:
+    ann = await join("ann", "room:b")
+    bob = await join("bob", "room:b")
+    bob.cut()
+
+    async def alone() -> bool:
+        return await here(served, "room:b") == {"ann": 1}
+
+    await eventually(alone)
+    await join("bob", web=1, session=bob.session)
+
+    async def both() -> bool:
+        return await here(served, "room:b") == {"ann": 1, "bob": 1}
+
+    await eventually(both)
+    await ann.ask("publish", "p", stream="room:b", data="still here?")
+    await ann.until(lambda: any(one["type"] == "message" for one in ann.events("room:b")))
+    assert said(ann, "room:b") == [("presence.joined", "ann"), ("presence.joined", "bob")]
+
+
+async def test_only_a_room_has_somebody_in_it(served: Served) -> None:
+    async with served.http("ann") as http:
+        assert (await http.get("/v1/streams/user:ann/presence")).status_code == 422
+        assert (await http.get("/v1/streams/room:a/presence", params={"limit": 0})).status_code == 422
+    async with served.http("ann", scopes=("jobs:read",)) as http:
+        assert (await http.get("/v1/streams/room:a/presence")).status_code == 403
+
+
+async def test_a_long_list_comes_in_pages(served: Served, join: Join) -> None:
+    for name in ("ann", "bob", "carl"):
+        await join(name, "room:p")
+    async with served.http("ann") as http:
+
+        async def whole() -> bool:
+            return len((await http.get("/v1/streams/room:p/presence")).json()["items"]) == 3
+
+        await eventually(whole)
+        first = (await http.get("/v1/streams/room:p/presence", params={"limit": 2})).json()
+        rest = (await http.get("/v1/streams/room:p/presence", params={"limit": 2, "cursor": first["next"]})).json()
+    assert [[one["subject"] for one in page["items"]] for page in (first, rest)] == [["ann", "bob"], ["carl"]]
+    assert rest["next"] is None
+
+
+async def test_a_whole_room_follows_a_job_that_a_handler_started(served: Served, join: Join) -> None:
+    ann, bob = await join("ann", "room:ai"), await join("bob", "room:ai", web=1)
+    reply = await ann.ask("ask", "q", data={"room": "room:ai", "question": "why is it so"})
+    stream = f"job:{reply['data']['job']}"
+    for member in (ann, bob):
+        end = await member.final(stream)
+        assert end["data"]["result"] == {"said": "WHY IS IT SO"}
+        heard = "".join(one["data"].get("text", "") for one in member.events(stream) if one["type"] == "job.delta")
+        assert heard == "WHYISITSO"
+        room = [one["type"] for one in member.events("room:ai") if not one["type"].startswith("presence.")]
+        assert room == ["ask", "job.created"]
+    # Who comes later reads it from the start.
+    late = await join("carl", "room:ai")
+    assert (await late.final(stream))["data"]["result"] == {"said": "WHY IS IT SO"}
+
+
+async def test_the_list_is_true_within_five_seconds_after_a_process_was_killed(tmp_path: Path) -> None:
+    with Served(tmp_path) as stack:
+        stack.start(webs=2, workers=0)
+        sockets = []
+        for web, name in enumerate(("ann", "bob")):
+            ws = await RawSocket.open(stack.ws(web))
+            sockets.append(ws)
+            await ws.join(token=stack.token(name))
+            await ws.ask("subscribe", "in", stream="room:k")
+
+        async def both() -> bool:
+            return await here(stack, "room:k") == {"ann": 1, "bob": 1}
+
+        await eventually(both)
+        stack.webs[1].kill()
+        killed = asyncio.get_running_loop().time()
+
+        async def alone() -> bool:
+            return await here(stack, "room:k") == {"ann": 1}
+
+        await eventually(alone, within_s=10)
+        assert asyncio.get_running_loop().time() - killed < 5
+        for ws in sockets:
+            ws.cut()

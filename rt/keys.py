@@ -101,6 +101,11 @@ def text(tenant: str, stream: str) -> str:
     return f"rt:{tenant}:{{{stream}}}:text"
 
 
+def inputs(tenant: str, stream: str) -> str:
+    """What an unfinished job was sent while it runs: a list of JSON values."""
+    return f"rt:{tenant}:{{{stream}}}:input"
+
+
 def live(tenant: str, stream: str) -> str:
     """The pub/sub channel on which appends to the stream are announced."""
     return f"rt:{tenant}:{{{stream}}}:live"

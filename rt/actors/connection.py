@@ -16,7 +16,7 @@ from rt import keys
 from rt.actors import messages as m
 from rt.actors.actor import Actor, Ended
 from rt.actors.caller import Connection
-from rt.actors.frames import Cancel, Command, Connect, Publish, Refresh, Submit, Subscribe, Unsubscribe
+from rt.actors.frames import Cancel, Command, Connect, Input, Publish, Refresh, Submit, Subscribe, Unsubscribe
 from rt.actors.mailbox import MailboxClosed, MailboxFull
 from rt.actors.outbox import Outbox, Writable
 from rt.actors.publish import publish_hash, published_event
@@ -26,6 +26,7 @@ from rt.cursor import Cursor, parse_cursor
 from rt.errors import Refused, TakenOver
 from rt.gate import Gate
 from rt.jobs.access import Access
+from rt.jobs.inputs import Inbox
 from rt.jobs.queue import JobQueue, new_job_id
 from rt.jobs.submit import named_job, submit
 from rt.keys import Stream, parse_stream
@@ -74,6 +75,7 @@ class Parts:
     streams: StreamLog
     queue: JobQueue
     access: Access
+    inbox: Inbox
     commands: Commands
     tail: Tail
     cursors: Cursors
@@ -491,6 +493,10 @@ class ConnectionActor(Actor[m.Message | None]):
 
                 record = keys.command(claims.tenant, self.session.id, id)
                 return m.Answered(id, await parts.commands.once(claims.tenant, record, request_hash(["cancel", job_id]), cancel, by=by))
+            case Input(id=id, job_id=job_id, data=data, final=final):
+                await parts.access.control_job(claims, job_id)
+                seq = await parts.inbox.send(claims.tenant, job_id, data, final=final, records=self._records(id, None), by=by)
+                return m.Answered(id, {"seq": seq})
             case Subscribe(id=id, stream=name, cursor=text):
                 stream = parse_stream(name)
                 cursor = None if text is None else parse_cursor(text)

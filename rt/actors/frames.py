@@ -103,6 +103,13 @@ class Cancel(Command):
     job_id: str = Field(min_length=1, max_length=512)
 
 
+class Input(Command):
+    word = "job.input"
+    job_id: str = Field(min_length=1, max_length=512)
+    data: Any
+    final: bool = False
+
+
 class Refresh(Command):
     word = "refresh"
     token: str = Field(max_length=8192)
@@ -119,7 +126,7 @@ class AppEvent(BaseModel):
 
 
 BUILT_IN: dict[str, type[Frame]] = {
-    one.word: one for one in (Connect, Ack, Ping, Pong, Subscribe, Unsubscribe, Publish, Submit, Cancel, Refresh)
+    one.word: one for one in (Connect, Ack, Ping, Pong, Subscribe, Unsubscribe, Publish, Submit, Cancel, Input, Refresh)
 }
 
 

@@ -10,7 +10,7 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rt import __version__
-from rt.api import health, jobs, letters, notifications, problems, streams, tickets
+from rt.api import health, inputs, jobs, letters, notifications, problems, streams, tickets
 from rt.api.auth import Authenticator
 from rt.api.docs import docs
 from rt.api.problems import BodyLimit, Unexpected, problem
@@ -61,7 +61,8 @@ class Web:
             submissions = one.cls(submissions, *one.args, **one.kwargs)
         self._submissions = submissions
         problems.install(self._http)
-        for router in (jobs.router, letters.router, streams.router, notifications.router, tickets.router, health.router, docs(self._http)):
+        known = (jobs.router, inputs.router, letters.router, streams.router, notifications.router, tickets.router, health.router)
+        for router in (*known, docs(self._http)):
             self._http.include_router(router)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

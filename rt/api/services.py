@@ -9,6 +9,7 @@ from rt.actors.supervisor import Supervisor
 from rt.app import App
 from rt.jobs.access import Access
 from rt.jobs.broadcast import system_jobs
+from rt.jobs.inputs import Inbox
 from rt.jobs.janitor import Janitor
 from rt.jobs.job import JobDef
 from rt.jobs.letters import DeadLetters
@@ -33,6 +34,7 @@ class Services:
     streams: StreamLog
     queue: JobQueue
     access: Access
+    inbox: Inbox
     letters: DeadLetters
     notifications: Notifications
     #: Jobs that no client submits by name.
@@ -66,6 +68,7 @@ async def open_services(app: App, settings: Settings) -> AsyncIterator[Services]
         streams=streams,
         queue=queue,
         access=Access(store, queue),
+        inbox=Inbox(store, queue),
         letters=DeadLetters(store, queue),
         notifications=notifications,
         system_jobs=system_jobs(notifications),

@@ -48,6 +48,7 @@ class WebSocketEndpoint:
             streams=services.streams,
             queue=services.queue,
             access=services.access,
+            inbox=services.inbox,
             commands=services.commands,
             tail=services.tail,
             cursors=services.cursors,

@@ -5,9 +5,12 @@ from collections.abc import Callable, Coroutine
 from functools import cached_property
 from typing import Any, TypeVar
 
+from pydantic import TypeAdapter, ValidationError
+
 from rt.codec import from_json_bytes, to_json_bytes
 from rt.errors import JobError
 from rt.events import MAX_EVENT_BYTES
+from rt.jobs.inputs import Inputs, ended
 from rt.jobs.job import Past
 from rt.jobs.models import LanguageModel
 from rt.jobs.outlet import Outlet
@@ -39,6 +42,7 @@ class JobContext:
         past: Past,
         outlet: Outlet,
         turns: Turns,
+        inputs: Inputs,
         deadline: float,
         touch: Callable[[bool], None],
         settings: Settings,
@@ -49,6 +53,7 @@ class JobContext:
         self.settings, self.model = settings, model
         self._job = job
         self.usage: dict[str, Any] = {}
+        self.inputs = inputs
         self._outlet, self._turns, self._turn = outlet, turns, -1
         self._deadline = deadline
         self._touch = touch
@@ -101,6 +106,47 @@ class JobContext:
         self._touch(True)
         await self._outlet.flush(raw)
         await self._step()
+
+    async def input(self) -> Any:
+        """The next input that the job is sent (`job.input`), whenever it comes; waiting is not silence for `idle_timeout_s`.
+
+        A later attempt is given them again from the first; one that goes on from a checkpoint keeps `inputs.position` in it
+        and sets it. Cancelling is safe. Raises JobError("input_ended") after the last one; `async for data in job.inputs` ends.
+        """
+        self._touch(True)
+        try:
+            return await anext(self.inputs)
+        except StopAsyncIteration:
+            raise ended() from None
+        finally:
+            self._touch(False)
+
+    async def ask(self, prompt: str | None = None, schema: Any = None) -> Any:
+        """The next input, after `job.input_required {prompt?, schema?}` where there is none yet.
+
+        `schema` is a type that pydantic knows: clients get its JSON schema, the job its value; for an input that is not of it
+        they are asked again, with `details`. Raises as `input`, and JobError("bad_event") or JobError("too_large") as `emit`.
+        """
+        adapter = None if schema is None else TypeAdapter(schema)
+        asked: dict[str, Any] = {} if prompt is None else {"prompt": prompt}
+        if adapter is not None:
+            asked["schema"] = adapter.json_schema()
+        while True:
+            try:
+                there, data = await self.inputs.next_now()  # a later attempt does not ask for what was answered
+            except StopAsyncIteration:
+                raise ended() from None
+            if not there:
+                self._outlet.add("job.input_required", asked)
+                await self._step()
+                data = await self.input()
+            if adapter is None:
+                return data
+            try:
+                return adapter.validate_python(data)
+            except ValidationError as error:
+                faults = error.errors(include_input=False, include_url=False, include_context=False)[:20]
+                asked = asked | {"details": [{"loc": ["data", *map(str, one["loc"])], "msg": one["msg"]} for one in faults]}
 
     def use(self, counters: dict[str, Any]) -> None:
         """Adds to the usage that ends up in `job.completed` (numbers add up, anything else is replaced)."""

@@ -22,6 +22,7 @@ from rt.errors import JobError, Refused
 from rt.jobs.broadcast import system_jobs
 from rt.jobs.context import JobContext
 from rt.jobs.ends import End
+from rt.jobs.inputs import Inputs
 from rt.jobs.job import Cancelled, Completed, Failed, HandedBack, JobDef, Lost, Outcome, Past, Retrying, brief, outcome_of
 from rt.jobs.models import LanguageModel
 from rt.jobs.outlet import Outlet
@@ -241,6 +242,7 @@ class Runner:
                     past=past,
                     outlet=outlet,
                     turns=self._turns,
+                    inputs=Inputs(self._store, claim.tenant, claim.id),
                     deadline=deadline,
                     touch=touch,
                     settings=self._settings,

@@ -312,6 +312,10 @@ class Worker(ArqWorker):
                 self._wake.set()  # what came while nobody listened
             elif channel == bell and data.startswith(b"cancel "):
                 await self._nudged([data[7:].decode()])
+            elif channel == bell and data.startswith(b"input "):
+                run = self.runs.get(data[6:].decode(errors="replace"))
+                if run and run.context:
+                    run.context.inputs.wake()
             elif channel == abort and data == b"zadd":
                 await self._nudged(None)
                 await self.store.run(SWEEP, [self.queue_name], [100, *self.queue.ends()])

@@ -27,6 +27,7 @@ from rt.errors import Refused
 from rt.events import Event, encode
 from rt.jobs.access import Access
 from rt.jobs.context import JobContext
+from rt.jobs.inputs import Inbox
 from rt.jobs.queue import JobQueue
 from rt.jobs.worker import Worker
 from rt.keys import parse_stream
@@ -201,6 +202,7 @@ async def opened(store: Store, settings: Settings) -> AsyncIterator[Web]:
         streams=streams,
         queue=queue,
         access=Access(store, queue),
+        inbox=Inbox(store, queue),
         commands=Commands(store),
         tail=tail,
         cursors=cursors,

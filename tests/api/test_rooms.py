@@ -26,6 +26,17 @@ async def answer(job: JobContext, question: str) -> dict[str, str]:
     return {"said": question.upper()}
 
 
+@app.job
+async def survey(job: JobContext) -> int:
+    number: int = await job.ask("How many?", int)
+    return number
+
+
+@app.job
+async def collect(job: JobContext) -> list[Any]:
+    return [one async for one in job.inputs]
+
+
 class Ask(Event, type="ask"):
     room: str
     question: str
@@ -200,3 +211,43 @@ async def test_the_list_is_true_within_five_seconds_after_a_process_was_killed(t
         assert asyncio.get_running_loop().time() - killed < 5
         for ws in sockets:
             ws.cut()
+
+
+async def test_a_member_answers_what_the_job_asks(served: Served, join: Join) -> None:
+    ann = await join("ann")
+    submitted = await ann.ask("job.submit", "s", job="survey")
+    job_id, stream = submitted["data"]["job_id"], submitted["data"]["stream"]
+    asked = await ann.wait("job.input_required", stream=stream)
+    assert asked["data"]["prompt"] == "How many?"
+    assert asked["data"]["schema"]["type"] == "integer"
+    first = await ann.ask("job.input", "i1", job_id=job_id, data="many")
+    assert first["data"] == {"seq": 1}
+    again = await ann.until(lambda: next((one for one in ann.events(stream) if "details" in one["data"]), None))
+    assert again["data"]["details"][0]["loc"] == ["data"]
+    assert (await ann.ask("job.input", "i1", job_id=job_id, data="many"))["data"] == {"seq": 1}, "the same command"
+    assert (await ann.ask("job.input", "i1", job_id=job_id, data="other"))["code"] == "conflict"
+    assert (await ann.ask("job.input", "i2", job_id=job_id, data=3))["data"] == {"seq": 2}
+    assert (await ann.final(stream))["data"]["result"] == 3
+    late = await ann.ask("job.input", "i3", job_id=job_id, data=4)
+    assert (late["code"], late["details"]["status"]) == ("conflict", "completed")
+
+
+async def test_input_over_http_is_for_whoever_may_cancel_the_job(served: Served, join: Join) -> None:
+    ann, bob = served.http("ann"), served.http("bob")
+    async with ann, bob:
+        job_id = (await ann.post("/v1/jobs", json={"job": "collect", "stream": "room:in"})).json()["job_id"]
+        path = f"/v1/jobs/{job_id}/input"
+        key = {"Idempotency-Key": "k"}
+        answers = [await ann.post(path, json={"data": {"n": 1}}, headers=key) for _ in range(2)]
+        assert [(one.status_code, one.json()) for one in answers] == [(202, {"job_id": job_id, "seq": 1})] * 2
+        assert (await bob.post(path, json={"data": 2})).status_code == 403
+        assert (await ann.post("/v1/jobs/nobody/input", json={"data": 2})).status_code == 404
+        assert (await ann.post(path, json={})).status_code == 422
+        assert (await ann.post(path, json={"data": "end", "final": True})).json()["seq"] == 2
+        closed = await ann.post(path, json={"data": 3})
+        assert (closed.status_code, closed.json()["code"]) == (409, "conflict")
+
+        async def result() -> Any:
+            return (await ann.get(f"/v1/jobs/{job_id}")).json().get("result")
+
+        assert await eventually(result) == [{"n": 1}, "end"]

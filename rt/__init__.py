@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rt.events import Event
     from rt.jobs.context import JobContext
     from rt.jobs.job import Past, Retry
+    from rt.jobs.policy import StreamRequest
 
 _HOMES = {
     "App": "rt.app",
@@ -27,6 +28,7 @@ _HOMES = {
     "Refused": "rt.errors",
     "Retry": "rt.jobs.job",
     "RtError": "rt.errors",
+    "StreamRequest": "rt.jobs.policy",
     "TemporaryJobError": "rt.errors",
     "Unavailable": "rt.errors",
 }
@@ -41,6 +43,7 @@ __all__ = [
     "Refused",
     "Retry",
     "RtError",
+    "StreamRequest",
     "TemporaryJobError",
     "Unavailable",
     "__version__",

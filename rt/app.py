@@ -5,9 +5,11 @@ from typing import Any, TypeVar, overload
 
 from rt.events import Event
 from rt.jobs.job import JobDef, Past, Retry, define
+from rt.jobs.policy import Policy
 
 F = TypeVar("F", bound=Callable[..., Any])
 E = TypeVar("E", bound=Event)
+P = TypeVar("P", bound=Policy)
 Hook = Callable[[], Any]
 
 
@@ -29,10 +31,11 @@ class App:
     Web and worker processes load the same object; nothing is connected or started by making one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, policy: Policy | None = None) -> None:
         self.jobs: dict[str, JobDef] = {}
         self.handlers: dict[str, tuple[type[Event], Callable[..., Any]]] = {}
         self.worker_start: list[Hook] = []
+        self.stream_policy = policy
 
     @overload
     def job(self, function: F) -> F: ...
@@ -89,6 +92,23 @@ class App:
             return handler
 
         return register
+
+    def policy(self, policy: P) -> P:
+        """Registers the function that says who may do what with a stream: `(StreamRequest) -> bool`, plain or async.
+
+            @app.policy
+            async def may(request: StreamRequest) -> bool:
+                if request.kind == "room":
+                    return await is_member(request.subject, request.name)
+                return request.allowed
+
+        It is asked at every subscribe, resume, publish, history, SSE and announcement, and not again while a stream is followed.
+        What is not True is answered with `forbidden`; so is an exception, unless it is a Refused. Raises ValueError for a second one.
+        """
+        if self.stream_policy is not None:
+            raise ValueError("the application has a policy already")
+        self.stream_policy = policy
+        return policy
 
     def on_worker_start(self, hook: Hook) -> Hook:
         """Registers a function, plain or async, that a worker runs before it is ready: load models here."""

@@ -365,6 +365,9 @@ class ConnectionActor(Actor[m.Message | None]):
             known = connect.session if connect.session and is_session_id(connect.session) else None
             stored = await open_session(parts.store, parts.settings, claims.tenant, claims.subject, known)
             own, user = keys.session_stream(stored.id), keys.user_stream(claims.subject)
+            refused = await parts.access.no_longer_reads(claims, [name for name in stored.cursors if name not in (own, user)])
+            for name in refused:
+                del stored.cursors[name]
             streams = list(dict.fromkeys([own, user, *stored.cursors]))
             before = await parts.streams.heads(claims.tenant, streams)
             missing = frozenset(name for name, head in before.items() if not head.epoch)
@@ -380,8 +383,12 @@ class ConnectionActor(Actor[m.Message | None]):
         self.outbox.batch = connect.batch
         self._entry = Entry(claims.tenant, claims.subject, stored.id, stored.generation, lambda: self._spawn(self._refused()))
         parts.cursors.add(self._entry)
+        self._entry.fields = {f"c:{name}": "" for name in refused}
         opened = m.Opened(stored, claims, claims.expires_at - time.time(), given, heads, missing)
         await self._step(opened)
+        for name, why in refused.items():
+            if why.code == "forbidden":  # otherwise it is a job that nobody knows any more
+                self.outbox.put_frame(Refused(why.code, why.message, facts={"stream": name}).frame())
 
     async def _authenticate(self, connect: Connect) -> Claims:
         if connect.ticket is not None:

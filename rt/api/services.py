@@ -67,7 +67,7 @@ async def open_services(app: App, settings: Settings) -> AsyncIterator[Services]
         store=store,
         streams=streams,
         queue=queue,
-        access=Access(store, queue),
+        access=Access(store, queue, app.stream_policy),
         inbox=Inbox(store, queue),
         letters=DeadLetters(store, queue),
         notifications=notifications,

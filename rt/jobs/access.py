@@ -4,11 +4,17 @@ A subject reads and writes what is its own, and any room. A job is read by its s
 stream it reports to; it is cancelled by its submitter and by the subject whose session or user stream it reports to.
 A dead letter is its submitter's. What is nobody's (a plain arq client's job) is `admin`'s. Foreign things that exist
 and things that do not exist get the same answer.
+
+An application's policy (`App.policy`) may say otherwise of streams: more than these rules and less. A scope that a credential
+lacks is lacking whatever it says, and what a job's own subject may do with the job is not asked of it.
 """
 
+from collections.abc import Iterable
+
 from rt import keys
-from rt.errors import Refused
+from rt.errors import Refused, Unavailable
 from rt.jobs.letters import DeadLetter
+from rt.jobs.policy import Action, Policy, StreamRequest, decide
 from rt.jobs.queue import JobQueue, JobRecord
 from rt.keys import Stream, parse_stream
 from rt.redis import Store
@@ -18,8 +24,9 @@ from rt.tokens import Claims
 class Access:
     """All checks raise Refused("forbidden" or "not_found"), or Unavailable when they had to ask Redis."""
 
-    def __init__(self, store: Store, queue: JobQueue) -> None:
+    def __init__(self, store: Store, queue: JobQueue, policy: Policy | None = None) -> None:
         self._store = store
+        self._policy = policy
         self._queue = queue
 
     async def read_stream(self, who: Claims, stream: Stream) -> None:
@@ -28,14 +35,14 @@ class Access:
             await self.read_job(who, stream.subject)
             return
         who.need("streams:read")
-        if not await self.owns(who, stream):
+        if not await self._may(who, "read", stream):
             raise Refused("forbidden", f"{stream} is not yours to read")
 
     async def publish(self, who: Claims, stream: Stream) -> None:
         who.need("streams:publish")
         if stream.kind == "job":
             raise Refused("forbidden", "a job's stream is written by its job alone")
-        if not await self.owns(who, stream):
+        if not await self._may(who, "publish", stream):
             raise Refused("forbidden", f"{stream} is not yours to write")
 
     async def report_to(self, who: Claims, stream: Stream) -> None:
@@ -46,16 +53,19 @@ class Access:
             who.need("streams:publish")
             if stream.kind == "session" and await self._owner_of(who, stream) is None:
                 raise Refused("not_found", "there is no such session")
+        if not await decide(self._policy, _request(who, "report", stream, allowed=True)):
+            raise Refused("forbidden", f"{stream} is not yours to report to")
 
     async def read_job(self, who: Claims, job_id: str) -> JobRecord:
         """The job's record, when `who` may read it."""
         who.need("jobs:read")
         record = await self._record(who, job_id)
-        if who.has("streams:read") and any(parse_stream(name).kind == "room" for name in record.reports):
+        if await self._is_theirs(who, record):
             return record
-        if not await self._is_theirs(who, record):
-            raise _no_job()
-        return record
+        for stream in map(parse_stream, record.reports):
+            if stream.kind == "room" and who.has("streams:read") and await self._may(who, "read", stream):
+                return record
+        raise _no_job()
 
     async def control_job(self, who: Claims, job_id: str) -> JobRecord:
         """Cancel and input."""
@@ -72,6 +82,22 @@ class Access:
         if letter and (who.has("admin") or (letter.owner and letter.owner == who.subject)):
             return letter
         raise Refused("not_found", "there is no such dead letter")
+
+    async def no_longer_reads(self, who: Claims, streams: Iterable[str]) -> dict[str, Refused]:
+        """Of streams that a session follows, those that it may not read any more, and why. Without a policy nobody asks: what one was
+        once allowed to follow one still is."""
+        refused: dict[str, Refused] = {}
+        for name in streams if self._policy else ():
+            try:
+                await self.read_stream(who, parse_stream(name))
+            except Unavailable:
+                raise
+            except Refused as error:
+                refused[name] = error
+        return refused
+
+    async def _may(self, who: Claims, action: Action, stream: Stream) -> bool:
+        return await decide(self._policy, _request(who, action, stream, allowed=await self.owns(who, stream)))
 
     async def owns(self, who: Claims, stream: Stream) -> bool:
         """Whether a session:, user: or room: stream is the subject's own; rooms are everybody's."""
@@ -103,6 +129,10 @@ class Access:
         if record is None:
             raise _no_job()
         return record
+
+
+def _request(who: Claims, action: Action, stream: Stream, *, allowed: bool) -> StreamRequest:
+    return StreamRequest(action, stream.kind, stream.subject, who.subject, who.tenant, who.scopes, allowed)
 
 
 def _no_job() -> Refused:

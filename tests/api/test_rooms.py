@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 
+from rt import keys
 from rt.app import App
 from rt.events import Event
 from rt.jobs.context import JobContext
+from rt.jobs.policy import StreamRequest
+from rt.redis import Store
 from tests.api.rawsocket import RawSocket
 from tests.chaos.stack import Process, Stack, free_port
 from tests.helpers import eventually
@@ -24,6 +27,11 @@ async def answer(job: JobContext, question: str) -> dict[str, str]:
     for word in question.split():
         await job.emit(word.upper())
     return {"said": question.upper()}
+
+
+@app.policy
+def may(request: StreamRequest) -> bool:
+    return request.allowed and not (request.name.startswith("staff") and request.subject != "ann")
 
 
 @app.job
@@ -55,6 +63,13 @@ class Served(Stack):
         self.webs.append(one)
         self.ports.append(port)
         return one
+
+    async def redis_call(self, *command: Any) -> Any:
+        store = Store(self.env["REDIS_URL"])
+        try:
+            return await store.call(*command)
+        finally:
+            await store.close()
 
     def worker(self, app: str = f"{__name__}:app") -> Process:
         return super().worker(app)
@@ -251,3 +266,37 @@ async def test_input_over_http_is_for_whoever_may_cancel_the_job(served: Served,
             return (await ann.get(f"/v1/jobs/{job_id}")).json().get("result")
 
         assert await eventually(result) == [{"n": 1}, "end"]
+
+
+async def test_the_application_s_policy_holds_at_every_door(served: Served, join: Join) -> None:
+    ann, bob = await join("ann", "room:staff"), await join("bob")
+    assert (await bob.ask("subscribe", "1", stream="room:staff"))["code"] == "forbidden"
+    assert (await bob.ask("publish", "2", stream="room:staff", data=1))["code"] == "forbidden"
+    assert (await bob.ask("job.submit", "3", job="survey", options={"stream": "room:staff"}))["code"] == "forbidden"
+    assert (await bob.ask("ask", "4", data={"room": "room:staff", "question": "?"}))["code"] == "forbidden"
+    async with served.http("bob") as http:
+        for path in ("events", "presence"):
+            assert (await http.get(f"/v1/streams/room:staff/{path}")).status_code == 403
+        assert (await http.post("/v1/streams/room:staff/events", json={"data": 1})).status_code == 403
+        assert (await http.post("/v1/jobs", json={"job": "survey", "stream": "room:staff"})).status_code == 403
+    assert (await ann.ask("publish", "1", stream="room:staff", data="us"))["type"] == "reply"
+
+
+async def test_a_resume_ends_what_the_policy_no_longer_allows(served: Served, join: Join) -> None:
+    bob = await join("bob", "room:open")
+    cursors = keys.cursors("-", bob.session)
+    await served.redis_call("HSET", cursors, "c:room:staff", "0")  # as when he was still a member
+    bob.cut()
+    again = await join("bob", session=bob.session)
+    assert set(again.hello["streams"]) == {again.own, "user:bob", "room:open"}
+    error = await again.wait("error")
+    assert (error["code"], error["details"]) == ("forbidden", {"stream": "room:staff"})
+    again.cut()
+
+    async def forgotten() -> bool:
+        return not await served.redis_call("HEXISTS", cursors, "c:room:staff")
+
+    await eventually(forgotten)
+    third = await join("bob", session=bob.session)
+    await third.settle()
+    assert third.codes() == []

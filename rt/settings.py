@@ -89,6 +89,9 @@ class Settings(BaseSettings):
     job_age_s: int = Field(DAY_S, ge=1)
     """How long it keeps them."""
 
+    presence_events: int = Field(100, ge=0)
+    """Sessions in a room, about, up to which `presence.joined` and `presence.left` are written; above it only the list tells. 0: never."""
+
     queue: str = "arq:queue"
     """The sorted set that is the queue; arq's own name, so that plain arq clients find it."""
     queue_limit: int = Field(10_000, ge=1)

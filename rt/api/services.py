@@ -75,7 +75,7 @@ async def open_services(app: App, settings: Settings) -> AsyncIterator[Services]
         commands=Commands(store),
         tail=Tail(store, streams),
         cursors=Cursors(store, settings),
-        presence=Presence(store, streams),
+        presence=Presence(store, streams, settings),
         supervisor=Supervisor(),
     )
     try:

@@ -1,13 +1,13 @@
 -- Sessions of one process that are in rooms, are away, or have left. Repeated, and late after a newer connection of the session, it
 -- changes nothing.
 -- KEYS: who is away, the rooms of the process, processes, then the presence of each change's room.
--- ARGV: process, away_ms, ttl_s, word, length, log_ttl_s, meta_ttl_s, then for each change: 'here' | 'away' | 'left', tenant, room,
+-- ARGV: process, away_ms, ttl_s, word, length, log_ttl_s, meta_ttl_s, told_up_to, then for each change: 'here' | 'away' | 'left', tenant, room,
 -- session, generation, subject. Returns the number of changes.
-local process, away_ms, ttl_s, word, keep = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4], { ARGV[5], ARGV[6], ARGV[7] }
+local process, away_ms, ttl_s, word, keep = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4], { ARGV[5], ARGV[6], ARGV[7], ARGV[8] }
 -- Whoever has something in a room has a lease, if one that has lapsed: otherwise nobody would look after what it leaves behind.
 redis.call('ZADD', KEYS[3], 'NX', string.format('%.0f', now_ms()), process)
 for k = 4, #KEYS do
-  local a = 8 + (k - 4) * 6
+  local a = 9 + (k - 4) * 6
   local kind, tenant, room, session, generation, subject = unpack(ARGV, a, a + 5)
   local absent = tenant .. ' ' .. room .. ' ' .. session
   local held_by, known = presence_of(KEYS[k], session)
@@ -29,4 +29,4 @@ for k = 4, #KEYS do
     redis.call('ZADD', KEYS[1], string.format('%.0f', now_ms() + away_ms), absent)
   end
 end
-return (#ARGV - 7) / 6
+return (#ARGV - 8) / 6

@@ -1,9 +1,9 @@
 -- Each process's call of every second: its lease is renewed, the sessions of processes that are gone are away, and who was away for
 -- too long has left: so much of it at a time that Redis is held for some 20 ms. Any process does what is due.
 -- KEYS: processes, who is away, when any process last called, the grace.
--- ARGV: process, lease_ms, away_ms, ttl_s, word, length, log_ttl_s, meta_ttl_s.
+-- ARGV: process, lease_ms, away_ms, ttl_s, word, length, log_ttl_s, meta_ttl_s, told_up_to.
 -- Returns { 1 when the lease had lapsed or was unknown (then it says again who is there), the incarnation of Redis, how many have left }.
-local process, lease_ms, away_ms, ttl_s, word, keep = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4], ARGV[5], { ARGV[6], ARGV[7], ARGV[8] }
+local process, lease_ms, away_ms, ttl_s, word, keep = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4], ARGV[5], { ARGV[6], ARGV[7], ARGV[8], ARGV[9] }
 local now, looked, left = now_ms(), 0, 0
 local function ms(at) return string.format('%.0f', at) end
 local known = redis.call('ZSCORE', KEYS[1], process)

@@ -9,8 +9,11 @@ local function room_keys(tenant, room)
   return base .. 'log', base .. 'meta', base .. 'presence'
 end
 
+-- Each is told to everybody there: of many who come together that would be their square. `keep` = { length, log_ttl_s, meta_ttl_s,
+-- sessions up to which it is told }. The hash has a field for each session, and one for each subject.
 local function presence_tell(tenant, room, kind, subject, word, keep)
-  local log, meta = room_keys(tenant, room)
+  local log, meta, presence = room_keys(tenant, room)
+  if redis.call('HLEN', presence) > 2 * tonumber(keep[4]) then return end
   local stream = stream_open(log, meta, word)
   local event = '{"type":"presence.' .. kind .. '","stream":"' .. room .. '","ts":' .. string.format('%.0f', now_ms())
   stream_add(stream, { event .. ',"data":{"subject":' .. cjson.encode(subject) .. '}}' }, keep)

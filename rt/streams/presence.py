@@ -16,6 +16,7 @@ from rt import keys
 from rt.cursor import new_epoch
 from rt.errors import Unavailable
 from rt.redis import Store, insist, load_script
+from rt.settings import Settings
 from rt.streams.log import StreamLog
 from rt.telemetry import get_logger, metrics
 
@@ -52,9 +53,9 @@ class Attendee(NamedTuple):
 class Presence:
     """Run `run()` in a task of its own; tell it of connections from any task of the loop."""
 
-    def __init__(self, store: Store, streams: StreamLog, *, lease_s: float = LEASE_S, away_s: float = AWAY_S) -> None:
+    def __init__(self, store: Store, streams: StreamLog, settings: Settings) -> None:
         self._store, self._streams = store, streams
-        self._lease_ms, self._away_ms = int(lease_s * 1000), int(away_s * 1000)
+        self._told_up_to = settings.presence_events
         self.process = secrets.token_hex(8)
         self._here: set[Attendee] = set()
         #: What is still to be said; of each connection in a room only the newest.
@@ -115,7 +116,7 @@ class Presence:
     async def round(self) -> None:
         """Renews the lease, and does for others what is due. Raises Unavailable."""
         names = [keys.PROCESSES, keys.AWAY, keys.ATTENDED, keys.ABSENCE_GRACE]
-        args = [self.process, self._lease_ms, self._away_ms, TTL_S, new_epoch(), *self._streams.keep("room:-")]
+        args = [self.process, int(LEASE_S * 1000), int(AWAY_S * 1000), TTL_S, new_epoch(), *self._streams.keep("room:-"), self._told_up_to]
         lapsed, incarnation, _ = await self._store.run(ATTENDANCE, names, args)
         # Others took this process for dead, or Redis may have lost what it was told.
         if lapsed or incarnation != self._incarnation:
@@ -140,7 +141,7 @@ class Presence:
     async def tell(self, changes: dict[Attendee, Change]) -> None:
         """Says what has changed; may be repeated. Raises Unavailable."""
         names = [keys.AWAY, keys.attended(self.process), keys.PROCESSES, *(keys.presence(one.tenant, one.room) for one in changes)]
-        args = [self.process, self._away_ms, TTL_S, new_epoch(), *self._streams.keep("room:-")]
+        args = [self.process, int(AWAY_S * 1000), TTL_S, new_epoch(), *self._streams.keep("room:-"), self._told_up_to]
         for one, change in changes.items():
             args += (change, one.tenant, one.room, one.session, one.generation, one.subject)
         await self._store.run(ATTEND, names, args)

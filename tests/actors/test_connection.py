@@ -206,7 +206,7 @@ async def opened(store: Store, settings: Settings) -> AsyncIterator[Web]:
         commands=Commands(store),
         tail=tail,
         cursors=cursors,
-        presence=Presence(store, streams),
+        presence=Presence(store, streams, settings),
         authenticate=Authenticate(),
     )
     chores = [asyncio.create_task(tail.run()), asyncio.create_task(cursors.run())]

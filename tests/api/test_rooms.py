@@ -77,7 +77,7 @@ class Served(Stack):
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with Served(tmp_path_factory.mktemp("rooms")) as stack:
+    with Served(tmp_path_factory.mktemp("rooms"), RT_PRESENCE_EVENTS="100") as stack:
         stack.start(webs=2)
         yield stack
         assert stack.tracebacks() == []

@@ -20,7 +20,7 @@ class Room:
 
     def __init__(self, store: Store, streams: StreamLog, settings: Settings) -> None:
         self.store, self.settings = store, settings
-        self.one, self.two = Presence(store, streams), Presence(store, streams)
+        self.one, self.two = Presence(store, streams, settings), Presence(store, streams, settings)
 
     async def start(self) -> "Room":
         await self.one.round()
@@ -186,8 +186,10 @@ async def test_while_redis_is_away_nobody_s_time_runs_out(room: Room) -> None:
     assert await room.events() == [("joined", "ann"), ("left", "ann")]
 
 
-async def test_a_process_without_a_lease_does_not_leave_anybody_behind(store: Store, streams: StreamLog, room: Room) -> None:
-    late = Presence(store, streams)
+async def test_a_process_without_a_lease_does_not_leave_anybody_behind(
+    store: Store, streams: StreamLog, settings: Settings, room: Room
+) -> None:
+    late = Presence(store, streams, settings)
     await late.tell({someone(): "here"})  # and is killed before its first round
     await eventually(lambda: _swept(room))
     await room.wait_out()
@@ -195,8 +197,20 @@ async def test_a_process_without_a_lease_does_not_leave_anybody_behind(store: St
     assert await room.events() == [("joined", "ann"), ("left", "ann")]
 
 
+async def test_a_large_room_is_only_listed(store: Store, streams: StreamLog, settings: Settings, room: Room) -> None:
+    few = Presence(store, streams, settings.model_copy(update={"presence_events": 2}))
+    await few.round()
+    everybody = [someone(f"u{i}", f"s{i}") for i in range(4)]
+    await few.tell(dict.fromkeys(everybody, "here"))
+    assert len(await few.list(TENANT, ROOM)) == 4
+    await few.tell(dict.fromkeys(everybody, "left"))
+    assert await room.events() == [("joined", "u0"), ("joined", "u1"), ("left", "u1"), ("left", "u2"), ("left", "u3")]
+
+
 @pytest.mark.parametrize("redis_kind", ["real"])  # the other one takes seconds for it
-async def test_many_leave_a_part_at_a_time(room: Room) -> None:
+async def test_many_leave_a_part_at_a_time(room: Room, streams: StreamLog, settings: Settings) -> None:
+    room.one, room.two = (Presence(room.store, streams, settings.model_copy(update={"presence_events": 1000})) for _ in range(2))
+    await room.one.round()
     for start in range(0, 600, 100):
         await room.one.tell({someone(f"u{i}", f"s{i}"): "here" for i in range(start, start + 100)})
     await room.kill(room.one)

@@ -6,7 +6,7 @@ members is fixed, so that two questions can be asked of stored bytes without par
 """
 
 import re
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -14,6 +14,9 @@ from rt.codec import from_json_bytes, to_json_bytes
 
 #: An event, and a job's result, above this many bytes is refused with `too_large`.
 MAX_EVENT_BYTES = 256 * 1024
+
+#: Of a notification.
+Level = Literal["info", "success", "warning", "error"]
 
 TERMINAL = ("job.completed", "job.failed", "job.cancelled")
 

@@ -12,11 +12,12 @@ from rt.api.problems import responses
 from rt.api.request import IdempotencyKey, Parts, Subject, answer, body, takes
 from rt.cursor import parse_cursor
 from rt.errors import Refused
+from rt.events import Level
 from rt.jobs.broadcast import BROADCAST
 from rt.jobs.queue import NewJob, new_job_id
 from rt.keys import parse_stream
 from rt.streams.commands import request_hash, until_not_busy
-from rt.streams.notifications import Level, Notification, Notified
+from rt.streams.notifications import Notification, Notified
 from rt.tokens import Claims
 
 router = APIRouter(tags=["notifications"])

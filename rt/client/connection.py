@@ -222,7 +222,7 @@ class Client:
         return str((await self._ask({"type": "job.cancel", "job_id": job_id}))["status"])
 
     async def input(self, job_id: str, data: Any, *, final: bool = False) -> int:
-        """Feeds a job; the seq of the input. Servers that know of no input answer with Refused("unknown_type")."""
+        """Feeds a job; the number of the input. Raises Refused("conflict") where it has ended, or was sent its last."""
         frame: dict[str, Any] = {"type": "job.input", "job_id": job_id, "data": data}
         return int((await self._ask(frame | ({"final": True} if final else {})))["seq"])
 

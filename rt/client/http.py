@@ -5,7 +5,7 @@ For who enqueues, follows, waits and is done. A session with streams that come b
 
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Self
 from urllib.parse import quote, urlsplit
@@ -17,6 +17,7 @@ from rt.client.errors import ClientError, EventsLost, JobCancelled, JobFailed, U
 from rt.client.events import Gap, StreamEvent, event_of, gap_of
 from rt.client.session import refused
 from rt.codec import DecodeError, TooDeep, from_json_bytes
+from rt.events import Level
 
 #: Servers say something at least every 20 s; one that is silent for longer is gone.
 _SILENCE_S = 60.0
@@ -51,6 +52,14 @@ class Page:
 
     items: list[dict[str, Any]]
     next: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """`unread` counts the notifications that the user's stream still has and that are not marked as read; `read` is the mark, a cursor."""
+
+    unread: int
+    read: str
 
 
 class Lost(Unreachable):
@@ -142,10 +151,10 @@ class HttpClient:
         """Asks for a job's end; its status. Raises Refused("conflict") where it has ended otherwise."""
         return str(self.call("POST", f"{job_path(job_id)}/cancel")["status"])
 
-    def input(self, job_id: str, data: Any, *, final: bool = False) -> dict[str, Any]:
-        """Feeds a job; what the server answers."""
+    def input(self, job_id: str, data: Any, *, final: bool = False, idempotency_key: str | None = None) -> dict[str, Any]:
+        """Feeds a job: `{job_id, seq}`, the number of the input. Raises Refused("conflict") where it has ended, or was sent its last."""
         body = {"data": data} | ({"final": True} if final else {})
-        return self.call("POST", f"{job_path(job_id)}/input", body)  # type: ignore[no-any-return]
+        return self.call("POST", f"{job_path(job_id)}/input", body, key=idempotency_key or str(uuid.uuid4()))  # type: ignore[no-any-return]
 
     def wait(self, job_id: str, *, timeout_s: float | None = None, on_event: Callable[[StreamEvent | Gap], None] | None = None) -> Any:
         """A job's result, once it has ended; `on_event` is given everything until then: texts, `job.progress`, restarts.
@@ -200,6 +209,62 @@ class HttpClient:
         """A page of what a stream still has, after a seq or a cursor."""
         params = {"after": after, "limit": limit}
         return _page(self.call("GET", _events_path(stream), params=params, accept="application/json"))
+
+    # people
+
+    def presence(self, room: str, *, limit: int | None = None, cursor: str | None = None) -> Page:
+        """Who is in a `room:…` now, in order: items `{subject, sessions}`; `cursor` is the `next` of the page before."""
+        return _page(self.call("GET", f"{_stream_path(room)}/presence", params={"limit": limit, "cursor": cursor}))
+
+    def notify(
+        self,
+        user: str,
+        title: str,
+        message: str = "",
+        *,
+        level: Level = "info",
+        metadata: dict[str, Any] | None = None,
+        idempotency_key: str | None = None,
+    ) -> dict[str, Any]:
+        """Notifies a user on all devices, also one who is away: `{stream, muted, seq?, epoch?}`; `muted`: nothing was written.
+
+        Needs the scope `notifications:send`, as `broadcast` does.
+        """
+        body = {"user": user} | _notification(title, message, level, metadata)
+        return self.call("POST", "/v1/notifications", body, key=idempotency_key or str(uuid.uuid4()))  # type: ignore[no-any-return]
+
+    def broadcast(
+        self,
+        title: str,
+        message: str = "",
+        *,
+        level: Level = "info",
+        metadata: dict[str, Any] | None = None,
+        exclude: Iterable[str] = (),
+        idempotency_key: str | None = None,
+    ) -> Accepted:
+        """Notifies everybody but `exclude` (1,000 subjects at most), by a job; its result is `{sent, muted}`."""
+        body = _notification(title, message, level, metadata) | {"exclude": list(exclude)}
+        return self._accepted(self.send("POST", "/v1/notifications/broadcast", body, key=idempotency_key or str(uuid.uuid4())))
+
+    def muted(self, subject: str) -> list[Level]:
+        """The levels of notifications that a user does not want."""
+        return self.call("GET", _user_path(subject, "preferences"))["muted_levels"]  # type: ignore[no-any-return]
+
+    def mute(self, subject: str, levels: Iterable[Level]) -> None:
+        """Sets them, from now on; none: everything is wanted again. What was sent stays."""
+        self.call("PUT", _user_path(subject, "preferences"), {"muted_levels": list(levels)})
+
+    def unread(self, subject: str) -> Unread:
+        """How many notifications a user has not marked as read."""
+        return _unread(self.call("GET", _user_path(subject, "unread")))
+
+    def mark_read(self, subject: str, cursor: str) -> Unread:
+        """Marks everything up to a cursor of the user's stream (`"<epoch>:<seq>"`) as read, on all devices.
+
+        The mark never goes back. Raises Refused("conflict") for a cursor that counts no more.
+        """
+        return _unread(self.call("POST", _user_path(subject, "read"), {"cursor": cursor}))
 
     # jobs that have failed for good
 
@@ -344,8 +409,24 @@ def job_path(job_id: str, of: str = "/v1/jobs") -> str:
     return f"{of}/{quote(job_id, safe='')}"
 
 
+def _stream_path(stream: str) -> str:
+    return f"/v1/streams/{quote(stream, safe='')}"
+
+
 def _events_path(stream: str) -> str:
-    return f"/v1/streams/{quote(stream, safe='')}/events"
+    return f"{_stream_path(stream)}/events"
+
+
+def _user_path(subject: str, what: str) -> str:
+    return f"/v1/users/{quote(subject, safe='')}/{what}"
+
+
+def _notification(title: str, message: str, level: Level, metadata: dict[str, Any] | None) -> dict[str, Any]:
+    return {"title": title, "message": message, "level": level, "metadata": metadata or {}}
+
+
+def _unread(found: dict[str, Any]) -> Unread:
+    return Unread(found["unread"], found["read"])
 
 
 def _page(found: dict[str, Any]) -> Page:

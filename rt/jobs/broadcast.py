@@ -2,10 +2,11 @@
 
 from typing import Any
 
+from rt.events import Level
 from rt.jobs.context import JobContext
 from rt.jobs.job import JobDef, define
 from rt.redis import insist
-from rt.streams.notifications import Level, Notification, Notifications
+from rt.streams.notifications import Notification, Notifications
 
 BROADCAST = "rt.broadcast"
 

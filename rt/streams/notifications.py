@@ -7,12 +7,13 @@ whichever device, has not marked as read; acknowledging an event only says that 
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from rt import events, keys
 from rt.codec import from_json_bytes
 from rt.cursor import Cursor, new_epoch
 from rt.errors import Refused
+from rt.events import Level
 from rt.redis import Store, load_script
 from rt.settings import Settings
 from rt.streams.log import RECORD_TTL_S, StreamLog, check_verdict
@@ -21,8 +22,6 @@ from rt.streams.replay import place
 NOTIFY = load_script("streams/stream", "streams/inbox", "streams/notify")
 BROADCAST = load_script("streams/stream", "streams/inbox", "streams/broadcast")
 UNREAD = load_script("streams/stream", "streams/inbox", "streams/unread")
-
-Level = Literal["info", "success", "warning", "error"]
 
 #: A preference that is neither written nor asked for is forgotten after a year.
 MUTED_TTL_S = 365 * 86_400

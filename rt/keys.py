@@ -141,7 +141,7 @@ def broadcast(tenant: str, id: str) -> str:
 
 
 def presence(tenant: str, room: str) -> str:
-    """Who is in a room: `s:<session>` → "<process> <generation> <subject>" (process "-": away), `n:<subject>` → number of sessions."""
+    """Who is in a room: `s:<session>` → "<process> <generation> <subject>" (process "-": away), `n:<subject>` → how many that are."""
     return f"rt:{tenant}:{{{room}}}:presence"
 
 

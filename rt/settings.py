@@ -90,7 +90,7 @@ class Settings(BaseSettings):
     """How long it keeps them."""
 
     presence_events: int = Field(100, ge=0)
-    """Sessions in a room, about, up to which `presence.joined` and `presence.left` are written; above it only the list tells. 0: never."""
+    """Sessions in a room, about, up to which `presence.joined` is written of who comes; above it only the list tells. 0: never."""
 
     queue: str = "arq:queue"
     """The sorted set that is the queue; arq's own name, so that plain arq clients find it."""

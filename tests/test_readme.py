@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 from pydantic import AliasChoices
 from pydantic_core import PydanticUndefined
@@ -41,6 +42,14 @@ def test_every_file_that_the_documents_name_exists() -> None:
     for page in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")):
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name} names {target}"
+
+
+def test_the_application_of_the_page_on_rooms_is_one() -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/rooms.md").read_text(), re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(compile(code, "chat.py", "exec"), names)
+    app = names["app"]
+    assert (list(app.jobs), list(app.handlers), app.stream_policy) == (["answer"], ["ask"], names["may"])
 
 
 def test_every_test_that_the_guarantees_name_exists() -> None:

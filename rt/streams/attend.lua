@@ -17,13 +17,11 @@ for k = 4, #KEYS do
       redis.call('ZREM', KEYS[1], absent)
       redis.call('SADD', KEYS[2], tenant .. ' ' .. room)
       redis.call('EXPIRE', KEYS[2], ttl_s)
-      if not known and redis.call('HINCRBY', KEYS[k], 'n:' .. subject, 1) == 1 then
-        presence_tell(tenant, room, 'joined', subject, word, keep)
-      end
+      if not known then presence_join(tenant, room, subject, word, keep) end
     end
   elseif known == generation and kind == 'left' then
     redis.call('ZREM', KEYS[1], absent)
-    if presence_drop(KEYS[k], session, subject) then presence_tell(tenant, room, 'left', subject, word, keep) end
+    presence_leave(tenant, room, session, subject, word, keep)
   elseif known == generation and held_by == process then
     presence_put(KEYS[k], session, '-', generation, subject, ttl_s)
     redis.call('ZADD', KEYS[1], string.format('%.0f', now_ms() + away_ms), absent)

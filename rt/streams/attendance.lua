@@ -42,10 +42,7 @@ if redis.call('EXISTS', KEYS[4]) == 0 then
     local tenant, room, session = string.match(absent, '^(%S+) (%S+) (%S+)$')
     local _, _, presence = room_keys(tenant, room)
     local held_by, _, subject = presence_of(presence, session)
-    if held_by == '-' and presence_drop(presence, session, subject) then
-      presence_tell(tenant, room, 'left', subject, word, keep)
-      left = left + 1
-    end
+    if held_by == '-' and presence_leave(tenant, room, session, subject, word, keep) then left = left + 1 end
   end
 end
 return { lapsed and 1 or 0, redis.call('GET', 'rt:incarnation') or '', left }

@@ -113,13 +113,10 @@ class JobContext:
         A later attempt is given them again from the first; one that goes on from a checkpoint keeps `inputs.position` in it
         and sets it. Cancelling is safe. Raises JobError("input_ended") after the last one; `async for data in job.inputs` ends.
         """
-        self._touch(True)
         try:
             return await anext(self.inputs)
         except StopAsyncIteration:
             raise ended() from None
-        finally:
-            self._touch(False)
 
     async def ask(self, prompt: str | None = None, schema: Any = None) -> Any:
         """The next input, after `job.input_required {prompt?, schema?}` where there is none yet.

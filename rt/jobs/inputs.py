@@ -4,7 +4,7 @@ The sender's side is `Inbox`; the job's is `Inputs`, which its context holds.
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from rt import keys
@@ -73,12 +73,13 @@ class Inputs:
     """What a job was sent, in order: `async for data in job.inputs`, which ends after the last one.
 
     `position` is how many this attempt has read. A later attempt begins with the first again; one that goes on from a
-    checkpoint keeps the position in it and sets it.
+    checkpoint keeps the position in it and sets it. `touch` is told when the job begins to wait (True) and goes on (False).
     """
 
-    def __init__(self, store: Store, tenant: str, job_id: str) -> None:
+    def __init__(self, store: Store, tenant: str, job_id: str, touch: Callable[[bool], None]) -> None:
         stream = keys.job_stream(job_id)
         self._store, self._key, self._meta = store, keys.inputs(tenant, stream), keys.meta(tenant, stream)
+        self._touch = touch
         self._news = asyncio.Event()
         self.position = 0
 
@@ -102,16 +103,20 @@ class Inputs:
         return self
 
     async def __anext__(self) -> Any:
-        while True:
-            self._news.clear()
-            there, data = await self.next_now()
-            if there:
-                return data
-            try:
-                async with asyncio.timeout(LOOK_S):
-                    await self._news.wait()
-            except TimeoutError:
-                pass  # the wake-up may have been lost
+        self._touch(True)
+        try:
+            while True:
+                self._news.clear()
+                there, data = await self.next_now()
+                if there:
+                    return data
+                try:
+                    async with asyncio.timeout(LOOK_S):
+                        await self._news.wait()
+                except TimeoutError:
+                    pass  # the wake-up may have been lost
+        finally:
+            self._touch(False)
 
 
 def ended() -> JobError:

@@ -26,10 +26,10 @@ end
 local function jobs_clear(queue, jobs)
   local ids, keys, members = {}, {}, {}
   for i, job in ipairs(jobs) do
-    local id, log = job[1], job_keys(job[2], job[1])
+    local id = job[1]
     ids[i], members[i] = id, job[2] .. ' ' .. id
     for _, kind in ipairs({ 'arq:job:', 'arq:retry:', 'arq:in-progress:' }) do keys[#keys + 1] = kind .. id end
-    keys[#keys + 1] = string.gsub(log, ':log$', ':input')
+    keys[#keys + 1] = 'rt:' .. job[2] .. ':{' .. job_stream(id) .. '}:input'
   end
   redis.call('DEL', unpack(keys))
   redis.call('ZREM', queue, unpack(ids))

@@ -35,10 +35,8 @@ class StreamRequest:
 Policy = Callable[[StreamRequest], bool | Awaitable[bool]]
 
 
-async def decide(policy: Policy | None, request: StreamRequest) -> bool:
+async def decide(policy: Policy, request: StreamRequest) -> bool:
     """Whether it is granted. A policy that raises grants nothing; Refused is handed on, so that it can say why."""
-    if policy is None:
-        return request.allowed
     try:
         said = policy(request)
         if inspect.isawaitable(said):

@@ -242,7 +242,7 @@ class Runner:
                     past=past,
                     outlet=outlet,
                     turns=self._turns,
-                    inputs=Inputs(self._store, claim.tenant, claim.id),
+                    inputs=Inputs(self._store, claim.tenant, claim.id, touch),
                     deadline=deadline,
                     touch=touch,
                     settings=self._settings,

@@ -35,6 +35,11 @@ async def patient(job: JobContext) -> Any:
     return await job.ask("Well?")
 
 
+@app.job(idle_timeout_s=0.2)
+async def listens(job: JobContext) -> list[Any]:
+    return [one async for one in job.inputs]
+
+
 @app.job(retry=Retry(base_s=0))
 async def breaks(job: JobContext) -> list[Any]:
     """Fails once after its first input, and goes on from its checkpoint when it has one."""
@@ -115,17 +120,19 @@ async def test_a_job_is_sent_so_much_and_no_more(jobs: Jobs, inbox: Inbox, monke
 
 async def test_waiting_for_an_input_is_no_silence(jobs: Jobs, inbox: Inbox, store: Store, settings: Settings) -> None:
     async with running(app, settings, store):
-        job_id = await jobs.submit("patient")
+        asks, listens = await jobs.submit("patient"), await jobs.submit("listens")
 
         async def asked() -> bool:
-            return "job.input_required" in types(await jobs.events(job_id))
+            return "job.input_required" in types(await jobs.events(asks))
 
         await eventually(asked)
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.5):  # longer than its idle timeout
-                await jobs.wait_end(job_id)
-        await inbox.send(TENANT, job_id, "fine")
-        assert await result(jobs, job_id) == "fine"
+        await jobs.wait_status(listens, "running")
+        for job_id in (asks, listens):
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.5):  # longer than its idle timeout
+                    await jobs.wait_end(job_id)
+            await inbox.send(TENANT, job_id, "fine", final=True)
+        assert (await result(jobs, asks), await result(jobs, listens)) == ("fine", ["fine"])
 
 
 async def test_another_attempt_reads_them_again_or_goes_on_from_its_checkpoint(

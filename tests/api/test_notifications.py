@@ -6,13 +6,15 @@ from typing import Any
 import pytest
 
 from rt import keys
+from rt.client.http import HttpClient, Page, Unread
 from rt.jobs.worker import Worker
 from rt.redis import Store
 from rt.settings import Settings
 from rt.streams.notifications import Notifications
 from rt.streams.sessions import open_session
-from rt.tokens import DEFAULT_SCOPES
+from rt.tokens import DEFAULT_SCOPES, mint
 from tests.api.conftest import Serve, Web, code, read_events
+from tests.conftest import SECRET
 from tests.helpers import TENANT, eventually, read_all
 
 SENDER = ("notifications:send", "jobs:read", "jobs:write")
@@ -66,6 +68,28 @@ async def test_a_wrong_field_is_named(web: Web, new: dict[str, Any]) -> None:
     response = await web.client("svc", *SENDER).post("/v1/notifications", json={"user": "ann", "title": "x"} | new)
     assert (response.status_code, code(response)) == (422, "invalid_frame")
     assert response.json()["details"][0]["loc"] == list(new)
+
+
+async def test_the_python_client_says_and_asks_it_all(web: Web) -> None:
+    def service() -> None:
+        every = mint(SECRET, "svc", [*SENDER, "admin"], 600)
+        with HttpClient(web.url, token=every) as rt:
+            first = rt.notify("ann", "Ready", "Your report", level="success", metadata={"report": 7}, idempotency_key="k")
+            assert rt.notify("ann", "Ready", "Your report", level="success", metadata={"report": 7}, idempotency_key="k") == first
+            assert rt.unread("ann") == Unread(1, f"{first['epoch']}:0")
+            read = f"{first['epoch']}:{first['seq']}"
+            assert rt.mark_read("ann", read) == Unread(0, read) == rt.unread("ann")
+            rt.mute("ann", ["info"])
+            assert rt.muted("ann") == ["info"]
+            assert rt.notify("ann", "x") == {"stream": "user:ann", "muted": True}
+            rt.mute("ann", [])
+            assert rt.muted("ann") == []
+            sent = rt.broadcast("to all", exclude=["bob"], idempotency_key="b")
+            assert rt.broadcast("to all", exclude=["bob"], idempotency_key="b").duplicate
+            assert rt.wait(sent.job_id, timeout_s=20) == {"sent": 0, "muted": 0}
+            assert rt.presence("room:a", limit=1) == Page([], None)
+
+    await asyncio.to_thread(service)
 
 
 async def test_who_may(web: Web) -> None:

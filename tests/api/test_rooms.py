@@ -1,8 +1,8 @@
 """Rooms as their members see them: who is here, and an answer that everybody follows. Real sockets, real worker."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,6 +31,8 @@ async def answer(job: JobContext, question: str) -> dict[str, str]:
 
 @app.policy
 def may(request: StreamRequest) -> bool:
+    if request.kind == "user" and request.action == "publish":
+        return True  # anybody writes to anybody
     return request.allowed and not (request.name.startswith("staff") and request.subject != "ann")
 
 
@@ -112,6 +114,16 @@ async def here(served: Served, room: str, web: int = 0) -> dict[str, int]:
         return {one["subject"]: one["sessions"] for one in response.json()["items"]}
 
 
+async def hear(ws: RawSocket, stream: str, type: str, count: int) -> list[dict[str, Any]]:
+    """The events of a type, once there are so many."""
+
+    def heard() -> list[dict[str, Any]]:
+        return [one for one in ws.events(stream) if one["type"] == type]
+
+    await ws.until(lambda: len(heard()) >= count)
+    return heard()
+
+
 def said(ws: RawSocket, room: str) -> list[tuple[str, str]]:
     return [(one["type"], one["data"]["subject"]) for one in ws.events(room) if one["type"].startswith("presence.")]
 
@@ -159,7 +171,7 @@ async def test_a_reload_tells_nobody_anything(served: Served, join: Join) -> Non
 
     await eventually(both)
     await ann.ask("publish", "p", stream="room:b", data="still here?")
-    await ann.until(lambda: any(one["type"] == "message" for one in ann.events("room:b")))
+    await hear(ann, "room:b", "message", 1)
     assert said(ann, "room:b") == [("presence.joined", "ann"), ("presence.joined", "bob")]
 
 
@@ -202,30 +214,69 @@ async def test_a_whole_room_follows_a_job_that_a_handler_started(served: Served,
     assert (await late.final(stream))["data"]["result"] == {"said": "WHY IS IT SO"}
 
 
-async def test_the_list_is_true_within_five_seconds_after_a_process_was_killed(tmp_path: Path) -> None:
-    with Served(tmp_path) as stack:
-        stack.start(webs=2, workers=0)
-        sockets = []
-        for web, name in enumerate(("ann", "bob")):
-            ws = await RawSocket.open(stack.ws(web))
-            sockets.append(ws)
-            await ws.join(token=stack.token(name))
-            await ws.ask("subscribe", "in", stream="room:k")
+async def test_the_list_is_true_within_five_seconds_after_a_process_was_killed(served: Served, join: Join) -> None:
+    doomed = served.web()
+    doomed.wait_ready()
+    ann, bob = await join("ann", "room:k"), await join("bob", "room:k", web=len(served.webs) - 1)
 
-        async def both() -> bool:
-            return await here(stack, "room:k") == {"ann": 1, "bob": 1}
+    async def both() -> bool:
+        return await here(served, "room:k") == {"ann": 1, "bob": 1}
 
-        await eventually(both)
-        stack.webs[1].kill()
-        killed = asyncio.get_running_loop().time()
+    await eventually(both)
+    doomed.kill()
+    killed = asyncio.get_running_loop().time()
 
-        async def alone() -> bool:
-            return await here(stack, "room:k") == {"ann": 1}
+    async def alone() -> bool:
+        return await here(served, "room:k") == {"ann": 1}
 
-        await eventually(alone, within_s=10)
-        assert asyncio.get_running_loop().time() - killed < 5
-        for ws in sockets:
-            ws.cut()
+    await eventually(alone, within_s=10)
+    assert asyncio.get_running_loop().time() - killed < 5
+    # Whose client comes back was never gone.
+    await join("bob", web=1, session=bob.session)
+    await eventually(both)
+    await ann.ask("publish", "p", stream="room:k", data="all here")
+    await hear(ann, "room:k", "message", 1)
+    assert said(ann, "room:k") == [("presence.joined", "ann"), ("presence.joined", "bob")]
+
+
+async def test_what_a_room_is_told_costs_redis_the_same_however_many_are_there(served: Served, join: Join) -> None:
+    members = [await join(f"m{i}", "room:f", web=i % 2) for i in range(20)]
+    for one in members:
+        await hear(one, "room:f", "presence.joined", 20)
+    assert await served.redis_call("PUBSUB", "NUMSUB", keys.live("-", "room:f")) == [keys.live("-", "room:f").encode(), 2]
+    await served.redis_call("CONFIG", "RESETSTAT")
+    await members[0].ask("publish", "p", stream="room:f", data="all")
+    for one in members:
+        await hear(one, "room:f", "message", 1)
+    stats = (await served.redis_call("INFO", "commandstats")).decode()
+    calls = dict(re.findall(r"cmdstat_(xadd|publish):calls=(\d+)", stats))
+    assert calls == {"xadd": "1", "publish": "1"}
+
+
+async def test_a_personal_message_reaches_every_device_and_who_is_away(served: Served, join: Join) -> None:
+    ann, phone, laptop = await join("ann"), await join("dave"), await join("dave", web=1)
+    laptop.cut()
+    for number in range(2):
+        assert (await ann.ask("publish", str(number), stream="user:dave", data=number))["type"] == "reply"
+    again = await join("dave", web=1, session=laptop.session)
+    for device in (phone, again):
+        assert [one["data"] for one in await hear(device, "user:dave", "message", 2)] == [{"from": "ann", "data": n} for n in range(2)]
+    assert ann.events("user:dave") == []
+
+
+async def test_everybody_reads_a_room_in_one_order_and_who_was_away_catches_up(served: Served, join: Join) -> None:
+    ann, bob, carl = await join("ann", "room:o"), await join("bob", "room:o", web=1), await join("carl", "room:o")
+    carl.cut()
+
+    async def speak(one: RawSocket) -> list[int]:
+        return [(await one.ask("publish", str(i), stream="room:o", data=i))["data"]["seq"] for i in range(10)]
+
+    mine, theirs = await asyncio.gather(speak(ann), speak(bob))
+    back = await join("carl", web=1, session=carl.session)
+    read = [[(one["seq"], one["data"]) for one in await hear(member, "room:o", "message", 20)] for member in (ann, bob, back)]
+    assert read[0] == read[1] == read[2]
+    assert [seq for seq, _ in read[0]] == sorted([*mine, *theirs])
+    assert [data["data"] for _, data in read[0] if data["from"] == "ann"] == list(range(10))
 
 
 async def test_a_member_answers_what_the_job_asks(served: Served, join: Join) -> None:

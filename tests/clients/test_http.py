@@ -54,6 +54,13 @@ def test_a_call_that_is_not_answered_or_not_now_is_sent_again_with_the_same_key(
     assert rt.publish("room:a", 1, idempotency_key="k")["seq"] == 1
     assert headers(server, "Idempotency-Key")[-2:] == ["k", "k"]
     assert server.requests[-1][:2] == ("POST", "/v1/streams/room%3Aa/events")
+    server.answers = [None, (202, {"job_id": "1", "seq": 1}), None, (201, {"stream": "user:a", "muted": False, "seq": 1, "epoch": "e"})]
+    assert rt.input("1", "more")["seq"] == 1
+    assert rt.notify("a", "Ready")["seq"] == 1
+    first, again, third, fourth = headers(server, "Idempotency-Key")[-4:]
+    assert first is not None
+    assert first == again != third == fourth
+    assert third is not None
 
 
 def test_two_submissions_have_keys_of_their_own(rt: HttpClient, server: FakeServer) -> None:

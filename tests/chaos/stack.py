@@ -118,6 +118,7 @@ class Stack:
         # Its file is never written anew: an archive may read it.
         self.redis = PrivateRedis(folder, port=self.redis_port, aof=True, options={"auto-aof-rewrite-percentage": "0"})
         self.network = Proxy(self.redis_port) if proxied else None
+        # Most tests count what they say in a room: who comes is told only where a test is about that.
         self.env = {"RT_SECRET": SECRET, "RT_HOST": "127.0.0.1", "RT_LEASE_S": "2", "RT_DRAIN_S": "2", "RT_PRESENCE_EVENTS": "0", **env}
         self.token_ttl_s = 3600
         self.webs: list[Process] = []

@@ -131,7 +131,7 @@ def muted(tenant: str, subject: str) -> str:
 
 
 def seen(tenant: str) -> str:
-    """Every subject that had a session within the retention of `user:` streams: score = when that was last certain (µs)."""
+    """Every subject that had a session within the retention of `user:` streams: score = when that was last noted (µs)."""
     return f"rt:{tenant}:seen"
 
 

@@ -1,9 +1,10 @@
 """What survives a connection: its session's owner, generation, and how far it has read each stream it follows.
 
-Fields of the hash: `owner`, `generation`; `c:<stream>` → the acknowledged cursor of a stream that is followed, for a
-job with where it was announced ("<cursor> <stream> <seq>"); and `d:<job stream>` → "<stream> <seq>" of the
-`job.created` of a job that is done with (its terminal event was acknowledged, or the client unsubscribed), kept until that
-`job.created` itself is acknowledged, so that its replay does not bring the job back. Seq 0: it has not come yet.
+Fields of the hash: `owner`, `generation`; `seen`, when its subject was last noted as there (µs); `c:<stream>` → the
+acknowledged cursor of a stream that is followed, for a job with where it was announced ("<cursor> <stream> <seq>"); and
+`d:<job stream>` → "<stream> <seq>" of the `job.created` of a job that is done with (its terminal event was acknowledged, or the
+client unsubscribed), kept until that `job.created` itself is acknowledged, so that its replay does not bring the job back. Seq 0: it
+has not come yet.
 
 Writes are gathered per process and stored in one call about once a second (`Cursors`); a killed process costs its
 clients some repeated events, which they drop by seq, and nothing else.

@@ -79,9 +79,9 @@ class HttpClient:
 
     `token` is a token, or a function that is asked for one before each call. A call whose answer is lost or temporary (429,
     502, 503, 504) is sent again, `tries` times at most in a row (ten are about half a minute), after `Retry-After` where
-    that is a minute or less. Every call is harmless to repeat: what a repeat would do twice (a submission, a
-    publication, an input, a notification) carries an idempotency key, one of its own where none is given. With `patient=False` a server that is not there, or has no time for a call, is
-    said at once, as a person at a terminal wants it.
+    that is a minute or less. Every call is harmless to repeat: what a repeat would do twice (a submission, a publication, an input,
+    a notification) carries an idempotency key, one of its own where none is given. With `patient=False` a server that is not
+    there, or has no time for a call, is said at once, as a person at a terminal wants it.
 
     Every call raises Refused with the server's words, Unreachable, or NotAnRtServer.
     """

@@ -80,10 +80,9 @@ async def test_jobs_rooms_and_refusals(shared: Stack) -> None:
         assert {tuple(one["loc"]) for one in wrong.value.details or []} == {("input", "text"), ("input", "delay_ms")}
         with pytest.raises(Refused, match="yours"):
             await anext(rt.subscribe("user:bob"))
-        # This server has no inputs yet; it says so.
         with pytest.raises(Refused) as unknown:
             await rt.input("1", "more")
-        assert unknown.value.code == "unknown_type"
+        assert unknown.value.code == "not_found"
         assert rt.state == "open"
 
 

@@ -13,6 +13,7 @@ from rt import events
 from rt.codec import from_json_bytes
 from rt.errors import JobError
 from rt.gate import Gate
+from rt.jobs.pace import Pace
 from rt.redis import ReplyError
 from rt.streams.log import Appended, Batch
 from rt.streams.writer import Writer
@@ -20,10 +21,9 @@ from rt.telemetry import get_logger
 
 log = get_logger("rt.outlet")
 
-#: Deltas gather this long. A person does not see 20 ms; a fast model's 500 tokens a second become 50 events.
-GATHER_S = 0.020
-#: How much earlier a batch may leave when those before it left late: who says a word every 20 ms need not wait for each.
-EARLY_S = 0.010
+#: How much earlier a batch may leave when those before it left late, of the time that it gathers: who says a word every 20 ms need not
+#: wait for each.
+EARLY = 0.5
 #: Above this an emit waits: Redis is away, or the job is faster than it.
 BUFFER_BYTES = 64 * 1024
 #: A delta's text is cut here, so that an announcement carries it (32 KiB) even when each character takes four bytes.
@@ -40,10 +40,11 @@ class Outlet:
         fence: str,
         attempt: int,
         writer: Writer[Batch, Appended],
+        pace: Pace,
         on_refused: Callable[[Appended], None],
     ) -> None:
         self._tenant, self._stream, self._fence, self._attempt = tenant, stream, fence, attempt
-        self._writer = writer
+        self._writer, self._pace = writer, pace
         self._on_refused = on_refused
         self._loop = asyncio.get_running_loop()
         self._events: list[bytes] = []
@@ -153,7 +154,7 @@ class Outlet:
 
     def _soon(self) -> None:
         if self._landed.open and self._timer is None and not self.over:
-            wait_s = self._due - EARLY_S - self._loop.time()
+            wait_s = self._due - EARLY * self._pace.gather_s - self._loop.time()
             if wait_s > 0:
                 self._timer = self._loop.call_later(wait_s, self._fly)
             elif self._spoken:
@@ -178,7 +179,9 @@ class Outlet:
     def _batch(self, checkpoint: bytes = b"") -> Batch:
         self._number += 1
         if self._spoken:
-            self._due = max(self._due, self._loop.time()) + GATHER_S
+            now = self._loop.time()
+            self._pace.step(now)
+            self._due = max(self._due, now) + self._pace.gather_s
         return Batch(self._tenant, self._stream, self._fence, self._number, self._take(), checkpoint)
 
     # what the writer asks for and tells

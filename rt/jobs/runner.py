@@ -26,6 +26,7 @@ from rt.jobs.inputs import Inputs
 from rt.jobs.job import Cancelled, Completed, Failed, HandedBack, JobDef, Lost, Outcome, Past, Retrying, brief, outcome_of
 from rt.jobs.models import LanguageModel
 from rt.jobs.outlet import Outlet
+from rt.jobs.pace import Pace
 from rt.jobs.payload import BadPayload, Payload, decode_job, encode_result
 from rt.jobs.threads import Threads
 from rt.jobs.turns import Turns
@@ -144,12 +145,14 @@ class Runner:
         #: Functions that went on after their cancel and their grace; what they emit goes nowhere.
         self.stuck: set[asyncio.Task[Outcome]] = set()
         self.threads = Threads()
-        self._turns = Turns()
+        self._turns, self._pace = Turns(), Pace()
 
     async def run(self, run: Run) -> Outcome:
         """Runs an attempt and settles it. Waits for Redis where it must; raises nothing but CancelledError."""
         claim = run.claim
-        outlet = Outlet(claim.tenant, claim.stream, claim.fence, claim.attempt, self._writer, lambda said: run.stop(_refused(said)))
+        outlet = Outlet(
+            claim.tenant, claim.stream, claim.fence, claim.attempt, self._writer, self._pace, lambda said: run.stop(_refused(said))
+        )
         try:
             payload = decode_job(claim.payload)
         except BadPayload as error:

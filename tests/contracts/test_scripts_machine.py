@@ -35,6 +35,7 @@ from rt.jobs.janitor import SWEEP, Janitor
 from rt.jobs.job import Cancelled, Completed, Failed, HandedBack, Lost, Outcome, Retrying
 from rt.jobs.leases import Lease, Leases
 from rt.jobs.outlet import Outlet
+from rt.jobs.pace import Pace
 from rt.jobs.payload import decode_job
 from rt.jobs.queue import JobQueue, NewJob
 from rt.jobs.runner import Claim, Run
@@ -536,7 +537,7 @@ class Jobs(RedisMachine):
         assert names[type(stands)] == expected
 
     async def _settle(self, claim: Claim, outcome: Outcome, last_word: str, answered: int) -> Outcome:
-        outlet = Outlet(claim.tenant, claim.stream, claim.fence, claim.attempt, self.worker.writer, lambda _: None)
+        outlet = Outlet(claim.tenant, claim.stream, claim.fence, claim.attempt, self.worker.writer, Pace(), lambda _: None)
         outlet.answered = answered
         if last_word:
             outlet.add_text(last_word)

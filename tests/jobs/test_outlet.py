@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from rt import keys
 from rt.errors import JobError, Unavailable
 from rt.events import MAX_EVENT_BYTES
-from rt.jobs import outlet as outlet_module
 from rt.jobs.outlet import BUFFER_BYTES, DELTA_CHARS, Outlet
+from rt.jobs.pace import Pace
 from rt.redis import Store, forget_memory
 from rt.settings import Settings, load_settings
 from rt.streams.log import Appended, Batch, StreamLog
@@ -47,13 +47,23 @@ class Weather(StreamLog):
         return answers
 
 
+class Still(Pace):
+    """One that stays as it is set, and counts."""
+
+    steps = 0
+
+    def step(self, now: float) -> None:
+        self.steps += 1
+
+
 class Attempt:
     """An outlet with the fence that a claim would have given it."""
 
     def __init__(self, store: Store, settings: Settings, log: Weather, writer: Writer) -> None:
         self.store, self.settings, self.log, self.writer = store, settings, log, writer
         self.refused: list[Appended] = []
-        self.outlet = Outlet(TENANT, JOB, "1:t", 1, writer, self.refused.append)
+        self.pace = Still()
+        self.outlet = Outlet(TENANT, JOB, "1:t", 1, writer, self.pace, self.refused.append)
 
     async def events(self) -> list[dict[str, Any]]:
         return await read_all(self.store, self.settings, JOB)
@@ -77,10 +87,21 @@ async def attempt(store: Store, settings: Settings) -> AsyncIterator[Attempt]:
     await asyncio.wait({task})
 
 
-async def test_the_first_event_leaves_at_once(attempt: Attempt, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outlet_module, "GATHER_S", 60)
+async def test_the_first_event_leaves_at_once(attempt: Attempt) -> None:
+    attempt.pace.gather_s = 60
     attempt.outlet.add_text("first")
     assert joined(await eventually(attempt.events)) == "first"
+
+
+async def test_each_batch_in_which_the_job_speaks_counts_for_the_pace(attempt: Attempt) -> None:
+    attempt.outlet.add("job.started", {})
+    await eventually(attempt.events)
+    assert attempt.pace.steps == 0
+    for n in (1, 2):
+        await attempt.outlet.flush()
+        attempt.outlet.add_text("a")
+        await attempt.outlet.flush()
+        assert attempt.pace.steps >= n
 
 
 async def test_what_is_added_before_the_job_first_waits_leaves_together(attempt: Attempt) -> None:
@@ -100,8 +121,8 @@ async def test_the_first_word_leaves_with_what_the_worker_says(attempt: Attempt)
     assert attempt.log.calls == [2]
 
 
-async def test_the_first_word_is_not_held_up_by_what_the_worker_said(attempt: Attempt, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outlet_module, "GATHER_S", 60)
+async def test_the_first_word_is_not_held_up_by_what_the_worker_said(attempt: Attempt) -> None:
+    attempt.pace.gather_s = 60
     attempt.outlet.add("job.started", {})
     await eventually(attempt.events)
     attempt.outlet.add_text("first")
@@ -124,8 +145,8 @@ async def test_texts_that_wait_together_become_one_delta(attempt: Attempt) -> No
     assert len(events) == 2
 
 
-async def test_of_progress_that_waits_the_newest_is_kept(attempt: Attempt, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outlet_module, "GATHER_S", 60)
+async def test_of_progress_that_waits_the_newest_is_kept(attempt: Attempt) -> None:
+    attempt.pace.gather_s = 60
     attempt.outlet.add_text("first")
     await eventually(attempt.events)
     for i in range(50):
@@ -225,7 +246,7 @@ async def test_the_last_words_are_never_under_way_when_they_are_handed_over(atte
 async def test_what_no_call_has_been_made_for_is_handed_over_with_the_last_words(attempt: Attempt, store: Store) -> None:
     """A short job's life is one call: it is not the writer's, which is busy with others, that its end waits for."""
     await store.call("HSET", keys.meta(TENANT, "job:other"), "fence", "1:t")
-    other = Outlet(TENANT, "job:other", "1:t", 1, attempt.writer, attempt.refused.append)
+    other = Outlet(TENANT, "job:other", "1:t", 1, attempt.writer, attempt.pace, attempt.refused.append)
     attempt.log.open.clear()
     other.add_text("other")
     await asyncio.sleep(0.01)

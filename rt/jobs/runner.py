@@ -8,7 +8,6 @@ attempt ends in exactly one `Outcome`, and one `match` writes it down.
 import asyncio
 import inspect
 import time
-from collections import ChainMap
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -140,7 +139,7 @@ class Runner:
         self._settings, self._store, self._streams = settings, store, streams
         self._writer, self._ends = writer, ends
         self._worker = worker
-        self._jobs = ChainMap(app.jobs, system_jobs(Notifications(store, streams, settings)))
+        self._jobs = system_jobs(Notifications(store, streams, settings)) | app.jobs
         self.model: LanguageModel | None = None
         #: Functions that went on after their cancel and their grace; what they emit goes nowhere.
         self.stuck: set[asyncio.Task[Outcome]] = set()
@@ -198,7 +197,7 @@ class Runner:
         try:
             if not claim.job:
                 await self._adopt(claim, payload, job)
-            if len(keys.escape(claim.id)) > keys.MAX_ID_CHARS:  # a plain arq client's: nobody could name its stream
+            if len(claim.stream) > len("job:") + keys.MAX_ID_CHARS:  # a plain arq client's: nobody could name its stream
                 message = f"the job's id is longer than {keys.MAX_ID_CHARS} characters once percent-encoded"
                 return Failed({"code": "invalid_input", "message": message, "temporary": False})
             if job is None:

@@ -221,7 +221,7 @@ class ConnectionActor(Actor[m.Message | None]):
                 self._spawn(self._read(stream, after, ticket))
             case m.Watch(stream):
                 if self._parts.tail.expect(self._tenant, stream, self).open:
-                    self.tell(m.Watched(stream))
+                    self.tell(m.Watched(stream), key=("watched", stream))
                 else:
                     self._watches[stream] = self._task(self._watch(stream))
                 if stream.startswith("room:"):
@@ -229,6 +229,7 @@ class ConnectionActor(Actor[m.Message | None]):
             case m.Unwatch(stream):
                 if watch := self._watches.pop(stream, None):
                     watch.cancel()  # the confirmation that it waits for need not come any more
+                self._told.pop(("watched", stream), None)
                 self._parts.tail.unfollow(self._tenant, stream, self)
                 if stream.startswith("room:"):
                     self._parts.presence.left(self._attendee(stream))
@@ -350,7 +351,7 @@ class ConnectionActor(Actor[m.Message | None]):
     async def _watch(self, stream: str) -> None:
         await self._parts.tail.follow(self._tenant, stream, self)
         self._watches.pop(stream, None)
-        self.tell(m.Watched(stream))
+        self.tell(m.Watched(stream), key=("watched", stream))
 
     async def _read(self, stream: str, after: int, ticket: int) -> None:
         # A log that vanished goes on in a new epoch, which has to have a name.
@@ -387,8 +388,7 @@ class ConnectionActor(Actor[m.Message | None]):
         opened = m.Opened(stored, claims, claims.expires_at - time.time(), given, heads, missing)
         await self._step(opened)
         for name, why in refused.items():
-            if why.code == "forbidden":  # otherwise it is a job that nobody knows any more
-                self.outbox.put_frame(Refused(why.code, why.message, facts={"stream": name}).frame())
+            self.outbox.put_frame(Refused(why.code, why.message, facts={"stream": name}).frame())
 
     async def _authenticate(self, connect: Connect) -> Claims:
         if connect.ticket is not None:

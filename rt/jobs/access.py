@@ -87,13 +87,15 @@ class Access:
         """Of streams that a session follows, those that it may not read any more, and why. Without a policy nobody asks: what one was
         once allowed to follow one still is."""
         refused: dict[str, Refused] = {}
-        for name in streams if self._policy else ():
+        for stream in map(parse_stream, streams if self._policy else ()):
             try:
-                await self.read_stream(who, parse_stream(name))
+                await self.read_stream(who, stream)
             except Unavailable:
                 raise
             except Refused as error:
-                refused[name] = error
+                # A job that nobody knows any more is the session's to tell of.
+                if stream.kind != "job" or await self._queue.get(who.tenant, stream.subject):
+                    refused[str(stream)] = error
         return refused
 
     async def _may(self, who: Claims, action: Action, stream: Stream) -> bool:

@@ -166,7 +166,8 @@ class Tail:
                 while message is not None:
                     kind, channel, data = message
                     if kind == "message":
-                        if one := self._followed.get(channel):
+                        # What comes before the confirmation may come from an earlier subscription, which has ended since.
+                        if (one := self._followed.get(channel)) and one.confirmed.open:
                             self._announce(one, data)
                     elif kind == "subscribe":
                         self._subscribed(channel)

@@ -37,11 +37,11 @@ from rt.streams.commands import Commands
 from rt.streams.log import PAGE_BYTES, PAGE_EVENTS, Page, StreamLog
 from rt.streams.presence import Presence
 from rt.streams.sessions import Cursors
-from rt.streams.tail import Tail
+from rt.streams.tail import Live, Tail
 from rt.tokens import DEFAULT_SCOPES, Claims, mint, verify
 from tests.actors.memorysocket import MemorySocket
 from tests.conftest import SECRET
-from tests.helpers import eventually
+from tests.helpers import TENANT, eventually
 
 app = App()
 
@@ -287,6 +287,25 @@ async def test_a_job_is_given_as_it_is_announced_and_its_log_is_not_read(
         assert job not in read
         await client.leave()
     assert web.parts.tail.statistics() == {"streams": 0, "sinks": 0}
+
+
+async def test_a_job_that_ended_as_soon_as_it_was_heard_of_may_be_replayed(web: Web, store: Store, settings: Settings) -> None:
+    """What was told of the subscription is not told again after the stream was left: the next one would take it for its own."""
+    client = await web.connected()
+    job = keys.job_stream("quick")
+    for stream in (own(client), "user:ann"):
+        await eventually(lambda stream=stream: client.actor.session.follows[stream].watched)
+    web.parts.tail.expect(TENANT, job, client.actor)
+    await eventually(lambda: web.parts.tail.expect(TENANT, job, client.actor).open)
+    raws = [b'{"seq":%d,' % seq + encode(type, job, {}, 0)[1:] for seq, type in ((1, "job.queued"), (2, "job.completed"))]
+    created = b'{"seq":1,' + encode("job.created", own(client), {"job_id": "quick", "job": "words"}, 0)[1:]
+    epoch = client.actor.session.follows[own(client)].epoch
+    client.actor.on_live(own(client), Live(epoch, 1, 1, [created]))
+    client.actor.on_live(job, Live("j", 1, 2, raws))
+    await client.get("job.completed", stream=job)
+    await client.say({"type": "ping"})
+    await client.get("pong")
+    assert not client.actor.session.follows[job].watched
 
 
 @pytest.mark.parametrize("why", ["refused", "a repeat", "followed no more", "cancelled"])

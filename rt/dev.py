@@ -430,7 +430,8 @@ def _environment(redis_url: str, secret: str, host: str, port: int) -> dict[str,
     if sys.stderr.isatty():
         # Their output goes through a pipe, at whose end somebody reads.
         env.setdefault("RT_LOG", "console")
-    return env | {"REDIS_URL": redis_url, "RT_SECRET": secret, "RT_HOST": host, "PORT": str(port), "PYTHONUNBUFFERED": "1"}
+    ours = {"REDIS_URL": redis_url, "RT_SECRET": secret, "RT_HOST": host, "PORT": str(port), "RT_DEV": "1", "PYTHONUNBUFFERED": "1"}
+    return env | ours
 
 
 def _free_port(host: str, port: int) -> int:

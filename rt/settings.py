@@ -46,6 +46,8 @@ class Settings(BaseSettings):
     """auto: console on a terminal, json elsewhere."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severity that is logged."""
+    dev: bool = False
+    """Set by `rt dev` for the processes that it starts: they serve what belongs on a developer's machine alone."""
 
     heartbeat_s: float = Field(20, gt=0)
     """A ping to each client this often; one that says nothing for twice as long is closed with 4001."""

@@ -20,6 +20,7 @@ import pytest
 from rt import dev
 from rt.dev import DevFailed, Home, without_password
 from rt.localredis import find_server
+from rt.settings import load_settings
 from rt.tokens import DEFAULT_SCOPES, mint
 from tests.chaos.stack import ROOT
 
@@ -385,7 +386,7 @@ def test_without_any_redis_one_process_serves_from_memory_and_says_so_loudly(
         return 0
 
     assert dev.run("some:app", "127.0.0.1", 0, serve_here) == 0
-    assert (seen["REDIS_URL"], seen["RT_SECRET"], seen["RT_HOST"]) == ("memory://", "s" * 32, "127.0.0.1")
+    assert (seen["REDIS_URL"], seen["RT_SECRET"], seen["RT_HOST"], seen["RT_DEV"]) == ("memory://", "s" * 32, "127.0.0.1", "1")
     assert "NOTHING IS KEPT" in capsys.readouterr().out
 
 
@@ -420,6 +421,8 @@ def test_the_environment_s_redis_goes_before_a_private_one(tmp_path: Path, monke
     assert dev.run("some:app", "127.0.0.1", 0, lambda env: 1) == 0
     # One name for one thing: a second one, of higher rank, would contradict it.
     assert (started[0]["REDIS_URL"], "RT_REDIS_URL" in started[0]) == ("redis://elsewhere:6379", False)
+    monkeypatch.setenv("RT_DEV", started[0]["RT_DEV"])
+    assert load_settings().dev is True
 
 
 def test_a_lock_is_refused_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import os
 import re
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from dataclasses import asdict
 from importlib import import_module
@@ -114,8 +115,20 @@ def dev(
     app: AppName = BUILT_IN,
     port: Annotated[int, typer.Option(envvar=["RT_PORT", "PORT"], min=0, max=65535, help="0: any free one.")] = 8000,
     host: Annotated[str, typer.Option(envvar="RT_HOST")] = "127.0.0.1",
+    reload: Annotated[
+        bool,
+        typer.Option(
+            "--reload/--no-reload",
+            help="Takes up what is saved of APP's Python files (in this folder and APP's). The built-in APP has none; "
+            "nor does it work with memory://, where one process does all.",
+        ),
+    ] = True,
 ) -> int:
-    """Runs everything here: web, worker and, without REDIS_URL, a private Redis. Ctrl-C ends it."""
+    """Runs everything here: web, worker and, without REDIS_URL, a private Redis. Ctrl-C ends it.
+
+    A job that a reload interrupts is run by the new code, and clients come back by themselves. SIGUSR1 kills the worker, to see
+    what that costs.
+    """
     from rt.dev import run
 
     def serve_here(env: dict[str, str]) -> int:
@@ -125,7 +138,7 @@ def dev(
         settings = _start_settings()
         return serve_all(load_app(app), settings)
 
-    return run(app, host, port, serve_here)
+    return run(app, host, port, reload=reload and app != BUILT_IN, serve_here=serve_here)
 
 
 @cli.command()
@@ -133,6 +146,7 @@ def web(
     app: AppName = BUILT_IN,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="Default: PORT, else 8000. 0: any free one.")] = None,
     host: Annotated[str | None, typer.Option(help="Default: RT_HOST, else every interface.")] = None,
+    fd: Annotated[int | None, typer.Option(help="A listening socket that this process was given, instead of HOST and PORT.")] = None,
 ) -> int:
     """Serves HTTP and WebSockets until SIGTERM. Needs REDIS_URL and RT_SECRET."""
     settings = _start_settings(**{name: value for name, value in (("port", port), ("host", host)) if value is not None})
@@ -142,7 +156,7 @@ def web(
         print("WEB_CONCURRENCY is ignored: one `rt web` is one process; start more of them instead", file=sys.stderr)
     from rt.api.serve import serve_web
 
-    return serve_web(load_app(app), settings)
+    return serve_web(load_app(app), settings, fd)
 
 
 @cli.command()
@@ -152,6 +166,26 @@ def worker(app: AppName = BUILT_IN) -> int:
     from rt.jobs.worker import serve_worker
 
     return serve_worker(load_app(app), settings)
+
+
+@cli.command(hidden=True)
+def check(app: AppName = BUILT_IN) -> int:
+    """Imports APP, as `rt dev` does with what was saved. Where that fails: the traceback, from the application's own lines on."""
+    try:
+        load_app(app)
+    except CommandFailed as failed:
+        error = failed.__context__
+        if error is None:
+            raise
+        while error.__traceback__ and _is_machinery(error.__traceback__.tb_frame.f_code.co_filename):
+            error.__traceback__ = error.__traceback__.tb_next
+        traceback.print_exception(error)
+        return failed.exit_code
+    return 0
+
+
+def _is_machinery(file: str) -> bool:
+    return file in (__file__, import_module.__code__.co_filename) or file.startswith("<frozen importlib")
 
 
 def _start_settings(**over: object) -> "Settings":

@@ -17,8 +17,9 @@ from typing import Any
 import httpx2
 import pytest
 
-from rt import dev
-from rt.dev import DevFailed, Home, without_password
+from rt import children, dev
+from rt.children import DevFailed
+from rt.dev import Home, without_password
 from rt.localredis import find_server
 from rt.settings import load_settings
 from rt.tokens import DEFAULT_SCOPES, mint
@@ -49,13 +50,14 @@ WITH_A_CHILD = "import subprocess, sys; subprocess.Popen(['sleep', '60']); print
 DRIVER = """
 import asyncio, os, sys
 from pathlib import Path
-from rt.dev import DevFailed, Program, Redis, Supervisor, say
+from rt.children import DevFailed, Program, Redis, Supervisor, say
 from rt.localredis import PrivateRedis, find_server
 redis = PrivateRedis(Path.cwd()) if find_server() else None
 env = {**os.environ, "SOCKET": str(Path.cwd() / "redis.sock")}
-programs = [Program(f"c{n}", [sys.executable, "-c", text, f"c{n}"], env) for n, text in enumerate(sys.argv[1:])]
+names = os.environ["NAMES"].split()
+programs = [Program(name, [sys.executable, "-c", text, name], env) for name, text in zip(names, sys.argv[1:])]
 try:
-    asyncio.run(Supervisor(programs, Redis(redis) if redis else None, lambda: say("all ready")).run())
+    asyncio.run(Supervisor(lambda: programs, Redis(redis) if redis else None, lambda: say("all ready")).run())
 except DevFailed as error:
     say(f"error: {error}")
     sys.exit(error.exit_code)
@@ -141,8 +143,8 @@ def commands() -> Iterator[list[Command]]:
 
 @pytest.fixture
 def supervise(tmp_path: Path, commands: list[Command]) -> Supervise:
-    def start(*programs: str) -> Command:
-        commands.append(Command([sys.executable, "-c", DRIVER, *programs], tmp_path))
+    def start(*programs: str, names: str = "c0 c1") -> Command:
+        commands.append(Command([sys.executable, "-c", DRIVER, *programs], tmp_path, NAMES=names))
         return commands[-1]
 
     return start
@@ -270,7 +272,7 @@ def test_a_second_ctrl_c_does_not_wait(supervise: Supervise) -> None:
         time.sleep(0.01)
     assert command.end() == 0
     assert "Traceback" not in command.text()
-    assert time.monotonic() - began < dev.STOP_S / 2
+    assert time.monotonic() - began < children.STOP_S / 2
     assert command.left() == {}
 
 
@@ -282,6 +284,20 @@ def test_a_killed_child_comes_back(supervise: Supervise) -> None:
     command.line("c0 was killed by SIGKILL; starting it again")
     command.line("c0 is ready again")
     assert command.text().count("all ready") == 1
+
+
+@linux
+def test_sigusr1_kills_the_worker_which_is_no_death_that_counts(supervise: Supervise) -> None:
+    command = supervise(GOOD, "import os; print('pid', os.getpid(), flush=True)\n" + GOOD, names="web worker")
+    command.line("all ready")
+    for time_ in range(1, children.QUICK_DEATHS + 2):
+        command.process.send_signal(signal.SIGUSR1)
+        until(lambda time_=time_: command.text().count("worker is ready again") == time_)
+    assert command.text().count("worker killed (SIGUSR1), starting another") == time_
+    assert len({line for line in command.text().splitlines() if "│ pid" in line}) == time_ + 1
+    assert "SIGKILL" not in command.text()
+    command.ctrl_c()
+    assert command.end() == 0
 
 
 @linux
@@ -301,7 +317,7 @@ def test_a_killed_redis_comes_back(supervise: Supervise) -> None:
 def test_a_child_that_dies_again_and_again_is_given_up(supervise: Supervise) -> None:
     command = supervise(GOOD, CRASHING)
     assert command.end() == 1
-    assert command.text().count("my last words") == dev.QUICK_DEATHS
+    assert command.text().count("my last words") == children.QUICK_DEATHS
     assert "error: c1 ended with exit code 7, the 5th time" in command.text()
     assert command.left() == {}
 
@@ -332,7 +348,12 @@ def test_nothing_outlives_a_supervisor_that_is_killed(supervise: Supervise) -> N
 @linux
 def test_it_ends_when_nobody_reads_its_output_any_more(tmp_path: Path) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-c", DRIVER, GOOD], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+        [sys.executable, "-c", DRIVER, GOOD],
+        cwd=tmp_path,
+        env={**os.environ, "NAMES": "c0"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
     )
     assert process.stdout
     assert process.stderr
@@ -385,7 +406,7 @@ def test_without_any_redis_one_process_serves_from_memory_and_says_so_loudly(
         seen.update(env)
         return 0
 
-    assert dev.run("some:app", "127.0.0.1", 0, serve_here) == 0
+    assert dev.run("some:app", "127.0.0.1", 0, reload=True, serve_here=serve_here) == 0
     assert (seen["REDIS_URL"], seen["RT_SECRET"], seen["RT_HOST"], seen["RT_DEV"]) == ("memory://", "s" * 32, "127.0.0.1", "1")
     assert "NOTHING IS KEPT" in capsys.readouterr().out
 
@@ -418,7 +439,7 @@ def test_the_environment_s_redis_goes_before_a_private_one(tmp_path: Path, monke
         return 0
 
     monkeypatch.setattr(dev, "_supervise", supervise)
-    assert dev.run("some:app", "127.0.0.1", 0, lambda env: 1) == 0
+    assert dev.run("some:app", "127.0.0.1", 0, reload=True, serve_here=lambda env: 1) == 0
     # One name for one thing: a second one, of higher rank, would contradict it.
     assert (started[0]["REDIS_URL"], "RT_REDIS_URL" in started[0]) == ("redis://elsewhere:6379", False)
     monkeypatch.setenv("RT_DEV", started[0]["RT_DEV"])

@@ -41,7 +41,7 @@ LINES: list[tuple[str, set[str]]] = [
     ("work", {"rt.jobs", "rt.app"}),
     ("one life each", {"rt.actors"}),
     ("the roof", {"rt.api"}),
-    ("front doors", {"rt.cli", "rt.screen", "rt.dev", "rt.doctor", "rt.bench", "rt.builtin", "rt.client"}),
+    ("front doors", {"rt.cli", "rt.screen", "rt.sources", "rt.children", "rt.dev", "rt.doctor", "rt.bench", "rt.builtin", "rt.client"}),
 ]
 
 #: Who may know a library. A name stands for its whole package.

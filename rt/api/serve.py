@@ -73,6 +73,10 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         services: Services | None = getattr(self._web.state, "services", None)
         if services is not None:
+            if sockets:
+                # Whoever it was given by goes on: who connects from now on is another process's.
+                for server in self.servers:
+                    server.close()
             await drain(services, self._settings, lambda: self.force_exit)
         await super().shutdown(sockets)
         if self.force_exit:
@@ -144,30 +148,32 @@ def make_server(app: App, settings: Settings) -> Server:
     return Server(config, settings, web)
 
 
-def serve_web(app: App, settings: Settings) -> int:
+def serve_web(app: App, settings: Settings, fd: int | None = None) -> int:
     """Runs a web process until SIGTERM or SIGINT; returns the exit code (1 when it could not start, or a part of it broke).
 
+    `fd` is a listening socket to serve instead of the settings' host and port; the process leaves it as soon as it drains.
     Prints a line that starts with `ready http://` once it listens. A second signal ends it without waiting for clients.
     Raises BadSettings.
     """
     server = make_server(app, settings)
     with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
-        return runner.run(_serve(server, settings))
+        return runner.run(_serve(server, settings, [socket.socket(fileno=fd)] if fd is not None else None))
 
 
 def serve_all(app: App, settings: Settings) -> int:
     """A web process and a worker in one, for a store that only one process can see (`memory://`)."""
     server = make_server(app, settings)
     with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
-        return runner.run(_serve(server, settings, Worker, app))
+        return runner.run(_serve(server, settings, None, app))
 
 
-async def _serve(server: Server, settings: Settings, worker_type: type[Worker] | None = None, app: App | None = None) -> int:
+async def _serve(server: Server, settings: Settings, sockets: list[socket.socket] | None, beside: App | None = None) -> int:
+    """`beside` is the application whose worker runs in this process as well."""
     store = Store.of(settings)
     try:
         with contextlib.suppress(Unavailable):
             await store.refuse_cluster()
-        worker = worker_type(app, settings, store) if worker_type and app else None
+        worker = Worker(beside, settings, store) if beside else None
 
         def stop() -> None:
             if server.should_exit:
@@ -180,7 +186,7 @@ async def _serve(server: Server, settings: Settings, worker_type: type[Worker] |
             async with asyncio.TaskGroup() as group:
                 if worker:
                     group.create_task(run_until_stopped(worker))
-                serving = group.create_task(server.serve())
+                serving = group.create_task(server.serve(sockets))
                 saying = group.create_task(_say_ready(server, settings))
                 await serving
                 saying.cancel()

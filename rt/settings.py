@@ -66,7 +66,7 @@ class Settings(BaseSettings):
     deflate: bool = False
     """Offer permessage-deflate: about 40 KiB more per connection, and more CPU per event."""
     drain_s: float = Field(15, ge=0, le=20)
-    """How long SIGTERM gives clients to leave, and jobs to end, before they are closed and handed back."""
+    """How long SIGTERM gives clients to leave, and jobs to end, before they are closed and handed back. Under `rt dev` 0.5."""
     accept_rate: float = Field(200, gt=0)
     """Reconnects per second that a deploy should cause: clients' `reconnect` delays are spread over clients / rate seconds."""
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from rt.localredis import find_server
-from rt.tokens import mint
+from rt.tokens import DEFAULT_SCOPES, mint
 from tests.chaos.stack import ROOT
 from tests.jobs.models.test_openai import DONE, END, STREAM, Endpoint, part, piece
 from tests.test_dev import Command, until
@@ -84,7 +84,8 @@ def dev(start: Start) -> Dev:
 
 def end(user: Popen, code: int = 0) -> tuple[str, str]:
     """What it said, once it has ended."""
-    out, err = user.communicate(timeout=60)
+    user.wait(60)  # its input is open until then, as a terminal's is
+    out, err = user.communicate()
     assert user.returncode == code, (out, err)
     assert "Traceback" not in err
     return out, err
@@ -97,12 +98,12 @@ def line(user: Popen) -> str:
 
 
 def test_every_example_is_listed_and_says_how_it_is_run() -> None:
-    names = {path.name for path in EXAMPLES.iterdir() if path.suffix == ".py"}
+    names = {str(path.relative_to(EXAMPLES)) for path in EXAMPLES.rglob("*.py")}
     assert set(re.findall(r"\]\(([^)]+\.py)\)", (EXAMPLES / "README.md").read_text())) == names
     for name in names:
         text = (EXAMPLES / name).read_text()
-        assert len(text.splitlines()) <= 90, name
-        assert re.search(rf"^    .*examples[./]{name.removesuffix('.py')}", text.split('"""')[1], re.MULTILINE), name
+        assert len(text.splitlines()) <= 81, name
+        assert re.search(rf"^    .*examples[./]{name.removesuffix('.py').replace('/', '.')}\b", text.split('"""')[1], re.MULTILINE), name
 
 
 # batch.py
@@ -156,8 +157,9 @@ def test_a_batch_shows_its_progress_and_says_what_is_wrong(dev: Dev) -> None:
 def test_a_follower_of_the_feed_has_its_history_and_goes_on_where_it_stopped(dev: Dev) -> None:
     feed = str(EXAMPLES / "feed.py")
 
-    def publish(count: int) -> None:
-        end(dev.user(feed, "publish", "--count", str(count), "--every", "0", scopes=("streams:publish",)))
+    def publish(count: int) -> list[int]:
+        out, _ = end(dev.user(feed, "publish", "--count", str(count), "--every", "0", scopes=("streams:publish",)))
+        return [int(one.split()[-1]) for one in out.splitlines()]
 
     def follow(last: int) -> list[int]:
         """Reads up to a point, and presses Ctrl-C."""
@@ -169,10 +171,11 @@ def test_a_follower_of_the_feed_has_its_history_and_goes_on_where_it_stopped(dev
         end(user)
         return seqs[1:]
 
-    publish(3)
-    assert follow(3) == [1, 2, 3]
-    publish(2)
-    assert follow(5) in ([4, 5], [3, 4, 5])  # what was shown last may be shown again: nobody had said that it was done with
+    first = publish(3)
+    assert follow(first[-1]) == first
+    later = publish(2)
+    # What was shown last may be shown again: nobody had said that it was done with.
+    assert follow(later[-1]) in (later, [first[-1], *later])
     assert "lacks the scope streams:publish" in end(dev.user(feed, "publish", "--count", "1", scopes=("streams:read",)), 1)[1]
 
 
@@ -197,6 +200,7 @@ def model() -> Iterator[Endpoint]:
 
     class Chat(Endpoint):
         async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writers.append(writer)
             while head := await self._head(reader):
                 size = int(head.decode().lower().partition("content-length:")[2].split()[0])
                 self.requests.append((head.decode(), {}, asked := json.loads(await reader.readexactly(size))))
@@ -206,6 +210,7 @@ def model() -> Iterator[Endpoint]:
             self.left.set()
             writer.close()
 
+    writers: list[asyncio.StreamWriter] = []
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
@@ -216,10 +221,10 @@ def model() -> Iterator[Endpoint]:
 
     async def close() -> None:
         server.close()
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks) if tasks else None
+        for writer in writers:
+            writer.close()
+        serving = asyncio.all_tasks() - {asyncio.current_task()}
+        await asyncio.gather(*serving)
 
     asyncio.run_coroutine_threadsafe(close(), loop).result()
     loop.call_soon_threadsafe(loop.stop)
@@ -252,3 +257,40 @@ def test_a_chat_streams_what_the_model_says_and_ctrl_c_stops_an_answer(start: St
     assert user.stdin
     print("x", file=user.stdin, flush=True)
     assert "error: " in end(user, 1)[1]
+
+
+# rooms
+
+
+def test_a_room_shows_who_comes_what_is_said_and_one_answer_to_all(start: Start, model: Endpoint) -> None:
+    dev = start("examples.rooms.app:app", RT_OPENAI_BASE_URL=model.url)
+
+    def enter(subject: str, room: str = "lobby") -> Popen:
+        return dev.user("-m", "examples.rooms.client", room, token=mint(SECRET, subject, DEFAULT_SCOPES, 600))
+
+    def say(user: Popen, text: str) -> None:
+        assert user.stdin
+        print(text, file=user.stdin, flush=True)
+
+    ann = enter("ann")
+    assert line(ann) == "(ann has joined)\n"
+    bob = enter("bob")
+    assert [line(bob), line(bob)] == ["(ann has joined)\n", "(bob has joined)\n"]
+    say(bob, "hello")
+    say(bob, "?Who is there")
+    heard = ["bob: hello\n", "bob asks: Who is there\n", "AI: Hello there.\n"]
+    assert [line(bob) for _ in range(3)] == heard
+    assert [line(ann) for _ in range(4)] == ["(bob has joined)\n", *heard]
+    say(bob, "")
+    end(bob)
+    ann.send_signal(signal.SIGINT)
+    end(ann)
+
+    eve = enter("eve")  # she reads what was said before she came
+    while heard:
+        if (said := line(eve)) in heard:
+            heard.remove(said)
+    say(eve, "?" + "why " * 600)
+    assert "error: " in end(eve, 1)[1]
+    assert "error: " in end(enter("eve", "staff"), 1)[1]
+    assert "usage: " in end(dev.user("-m", "examples.rooms.client"), 1)[1]

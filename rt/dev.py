@@ -226,7 +226,7 @@ def _banner(app: str, url: str, private: PrivateRedis | None, redis_url: str, se
     if private:
         redis = f"{private.server.kind} {private.server.version}, private, keeps its data in .rt/redis (your own: REDIS_URL=redis://…)"
     elif redis_url.startswith("memory://"):
-        redis = "IN MEMORY: NOTHING IS KEPT when this ends, and one process does all, never reloaded (install valkey or redis, or set REDIS_URL)"
+        redis = "IN MEMORY: NOTHING IS KEPT when this ends; one process does all and is not reloaded (install valkey, or set REDIS_URL)"
     else:
         redis = f"{without_password(redis_url)} (whether it keeps its data: {rt} doctor)"
     body = """'{"job": "sentiment", "input": {"text": "I love this day"}}'"""

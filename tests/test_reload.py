@@ -166,11 +166,10 @@ async def test_a_client_in_mid_answer_loses_nothing_and_is_answered_by_the_new_c
 async def test_code_that_does_not_start_is_shown_and_changes_nothing(dev: Dev) -> None:
     before = dev.serving()
 
-    dev.write("broken", "\ndef hello(:\n")
+    dev.write("broken", "\n@app.on_worker_start\ndef load(): raise OSError('no model here')\n")
     told = await asyncio.to_thread(dev.line, "app.py: ")
-    assert told == "app.py: SyntaxError: invalid syntax; still running the code from before"
-    assert '  File "' in dev.command.text()
-    assert "    def hello(:\n" in dev.command.text()
+    assert told == "app.py: worker ended with exit code 1; still running the code from before"
+    assert "worker │ error: OSError: no model here" in dev.command.text()
 
     dev.write("broken", "\ndef fail(): return 1 / 0\nfail()\n")
     told = await asyncio.to_thread(dev.line, "app.py: ")
@@ -179,13 +178,21 @@ async def test_code_that_does_not_start_is_shown_and_changes_nothing(dev: Dev) -
     assert "in fail" in trace
     assert "importlib" not in trace
 
-    dev.write("broken", "\n@app.on_worker_start\ndef load(): raise OSError('no model here')\n")
+    dev.write("broken", "\ndef hello(:\n")
     told = await asyncio.to_thread(dev.line, "app.py: ")
-    assert told == "app.py: worker ended with exit code 1; still running the code from before"
-    assert "worker │ error: OSError: no model here" in dev.command.text()
+    assert told == "app.py: SyntaxError: invalid syntax; still running the code from before"
+    assert "    def hello(:\n" in dev.command.text()
 
     assert dev.serving() == before
     assert await versions(dev) == (dev.version, dev.version)
+
+    # The old code cannot be started again, and nobody is given up for that.
+    dev.command.process.send_signal(signal.SIGUSR1)
+    told = await asyncio.to_thread(dev.line, "worker ended with")
+    assert told.endswith("exit code 2; its last lines say why. It is started again when a file is saved")
+    dev.write("broken", "\ndef good_bye(:\n")
+    told = await asyncio.to_thread(dev.line, "app.py: SyntaxError")
+    assert told.endswith("still waiting for code that starts")
     await asyncio.to_thread(dev.save, "better")
     assert await versions(dev) == ("better", "better")
 
@@ -203,18 +210,6 @@ async def test_a_save_during_a_reload_begins_it_anew(dev: Dev) -> None:
     assert await versions(dev) == ("last", "last")
     assert dev.command.text().count("reloaded") == said + 1
     assert len(dev.command.left()) == 4  # itself, Redis, web, worker
-
-
-@needs_server
-def test_a_worker_that_dies_while_the_file_is_broken_waits_for_a_better_one(dev: Dev) -> None:
-    dev.write("broken", "\ndef hello(:\n")
-    dev.line("app.py: SyntaxError")
-    dev.command.process.send_signal(signal.SIGUSR1)
-    assert dev.line("worker ended with").endswith("exit code 2; its last lines say why. It is started again when a file is saved")
-    dev.write("broken", "\ndef good_bye(:\n")
-    assert dev.line("app.py: SyntaxError").endswith("still waiting for code that starts")
-    dev.save("mended")
-    assert asyncio.run(versions(dev)) == ("mended", "mended")
 
 
 @needs_server

@@ -9,7 +9,7 @@ an empty line does. RT_URL names another server than http://127.0.0.1:8000.
 
 import os
 import sys
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
@@ -57,7 +57,8 @@ def answer(rt: HttpClient, turns: list[dict[str, str]]) -> str:
                 case "job.failed":
                     print(f"\n({event.data['error']['code']}: {event.data['error']['message']})", end="")
     except KeyboardInterrupt:
-        rt.cancel(job_id)
+        with suppress(Refused):  # it has just ended
+            rt.cancel(job_id)
         print(" (stopped)", end="")
     print()
     return "".join(text for _, text in said)

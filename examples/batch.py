@@ -41,8 +41,10 @@ def main() -> int:
 
     def show(text: str) -> None:
         """Progress is for whoever watches: it goes to stderr, in one line where that is a terminal."""
-        start, end = ("\r\x1b[K", "") if sys.stderr.isatty() else ("", "\n")
-        print(f"{start}{text}", end=end, file=sys.stderr, flush=True)
+        if sys.stderr.isatty():
+            print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+        elif text:
+            print(text, file=sys.stderr, flush=True)
 
     failed = 0
     with HttpClient(os.environ.get("RT_URL", "http://127.0.0.1:8000"), token=os.environ.get("RT_TOKEN")) as rt:
@@ -61,6 +63,7 @@ def main() -> int:
             except (JobFailed, JobCancelled) as error:
                 failed += 1
                 row["error"] = str(error)
+            show("")
             if args.json:
                 print(json.dumps(row), flush=True)
             else:

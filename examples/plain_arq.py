@@ -39,5 +39,5 @@ if __name__ == "__main__":
         sys.exit("interrupted; the job goes on")
     except TimeoutError:
         sys.exit("error: no worker has run it within 30 s; the job waits")
-    except (RedisError, OSError) as error:
+    except (RuntimeError, RedisError, OSError) as error:  # RuntimeError is what arq says of a URL that is none
         sys.exit(f"error: {os.environ.get('REDIS_URL', 'REDIS_URL')}: {error}")

@@ -188,6 +188,7 @@ def test_a_plain_arq_service_gets_its_result(dev: Dev) -> None:
     out, _ = end(dev.user(plain, "I love this day.", REDIS_URL=redis))
     assert out == "positive (+0.64)\n"
     assert "usage: " in end(dev.user(plain), 1)[1]
+    assert "error: http://127.0.0.1" in end(dev.user(plain, "x", REDIS_URL="http://127.0.0.1"), 1)[1]
     assert "error: unix:///nowhere" in end(dev.user(plain, "x", REDIS_URL="unix:///nowhere"), 1)[1]
 
 

@@ -32,8 +32,8 @@ def test_a_private_deployment_is_measured_and_ended(
 
 
 @asynccontextmanager
-async def server(deltas: Deltas, *, final: int | None = None) -> AsyncIterator[str]:
-    """A server that says `deltas` (seq and text) to every job, and then its end."""
+async def server(deltas: Deltas, *, final: int | None = None, reply_last: bool = False) -> AsyncIterator[str]:
+    """A server that says `deltas` (seq and text) to every job, and then its end; before that, or after it, which job it is."""
 
     async def talk(socket: ServerConnection) -> None:
         def event(stream: str, seq: int, type: str, **more: Any) -> dict[str, Any]:
@@ -49,8 +49,8 @@ async def server(deltas: Deltas, *, final: int | None = None) -> AsyncIterator[s
                 stream = f"job:{jobs}"
                 said = [event(stream, seq, "job.delta", data={"text": text}) for seq, text in deltas]
                 end = event(stream, final or max(seq for seq, _ in deltas) + 1, "job.completed", final=True, data={})
-                await socket.send(json.dumps({"type": "reply", "id": frame["id"], "data": {"job_id": str(jobs), "stream": stream}}))
-                await socket.send(json.dumps([*said, end]))
+                reply = {"type": "reply", "id": frame["id"], "data": {"job_id": str(jobs), "stream": stream}}
+                await socket.send(json.dumps([*said, end, reply] if reply_last else [reply, *said, end]))
 
     async with serve(talk, "127.0.0.1", 0) as running:
         yield f"http://127.0.0.1:{next(iter(running.sockets)).getsockname()[1]}"
@@ -60,8 +60,10 @@ async def measured(url: str) -> Figures:
     return await measure(url, "token", clients=1, seconds=0.01, samples=1, say=lambda text: None)
 
 
-async def test_a_server_that_keeps_its_promise_has_no_fault() -> None:
-    async with server([(1, FIRST), (2, SECOND)]) as url:
+@pytest.mark.parametrize("reply_last", [False, True])
+async def test_a_server_that_keeps_its_promise_has_no_fault(reply_last: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "_GIVE_UP_S", 2)
+    async with server([(1, FIRST), (2, SECOND)], reply_last=reply_last) as url:
         figures = await measured(url)
     assert not figures.faults.any
     assert figures.events_per_s > 0

@@ -45,6 +45,8 @@ log = get_logger("rt.connection")
 
 #: Application handlers of one connection that may run at a time; the next one waits in the lane.
 MAX_HANDLERS = 8
+#: Announcements of a job that are held while it is being accepted; of one that has more to say the log is read.
+MAX_HELD = 16
 #: Commands that wait in the lane before the socket is read no further.
 LANE = 64
 #: How long the last frames may take once the connection is to be closed.
@@ -131,8 +133,9 @@ class ConnectionActor(Actor[m.Message | None]):
         self._entry: Entry | None = None
         self._tasks: dict[asyncio.Task[None], None] = {}
         self._watches: dict[str, asyncio.Task[None]] = {}
-        #: Streams of jobs that are being accepted: listened to, so that nothing of theirs has to be read.
-        self._expected: dict[str, None] = {}
+        #: Streams of jobs that are being accepted: listened to, so that nothing of theirs has to be read. What they announce is held until
+        #: the client has its answer; None once it was too much.
+        self._expected: dict[str, list[Live] | None] = {}
         self._broken: BaseException | None = None
         #: None while no command is under way.
         self._lane: deque[Any] | None = None
@@ -149,6 +152,9 @@ class ConnectionActor(Actor[m.Message | None]):
 
     def on_live(self, stream: str, live: Live) -> None:
         """At once, not by the mailbox: deciding waits for nothing, so it never meets a message that is half handled."""
+        if stream in self._expected:
+            self._hold(stream, live)
+            return
         try:
             if self.session.takes(stream, live, self.outbox.free or self.outbox.room > 0):
                 metrics.events_sent.inc(live.last - live.first + 1)
@@ -198,7 +204,7 @@ class ConnectionActor(Actor[m.Message | None]):
                 case _:
                     self._perform(effect)
         if isinstance(message, m.Answered) and message.follow is not None:
-            self._not_expected(message.follow)
+            self._release(message.follow)
         self._look_for_room()
 
     def _look_for_room(self) -> None:
@@ -220,10 +226,8 @@ class ConnectionActor(Actor[m.Message | None]):
             case m.Read(stream, after, ticket):
                 self._spawn(self._read(stream, after, ticket))
             case m.Watch(stream):
-                if self._parts.tail.expect(self._tenant, stream, self).open:
-                    self.tell(m.Watched(stream), key=("watched", stream))
-                else:
-                    self._watches[stream] = self._task(self._watch(stream))
+                if stream not in self._expected:
+                    self._begin_watch(stream)
                 if stream.startswith("room:"):
                     self._parts.presence.here(self._attendee(stream))
             case m.Unwatch(stream):
@@ -339,12 +343,30 @@ class ConnectionActor(Actor[m.Message | None]):
                 self._socket.abort(code, reason)
         self.mailbox.close()
 
-    def _not_expected(self, stream: str) -> None:
+    def _hold(self, stream: str, live: Live) -> None:
+        held = self._expected[stream]
+        if held is not None and len(held) < MAX_HELD:
+            held.append(live)
+        else:
+            self._expected[stream] = None
+
+    def _release(self, stream: str) -> None:
         """A job's announcements were asked for before it was accepted: it is followed by now, or never."""
-        self._expected.pop(stream, None)
+        held = self._expected.pop(stream, None)
         follow = self.session.follows.get(stream)
         if follow is None or not follow.watching:
             self._parts.tail.unfollow(self._tenant, stream, self)
+            return
+        for live in held or ():
+            self.on_live(stream, live)
+        if follow.watching and not follow.watched:
+            self._begin_watch(stream)
+
+    def _begin_watch(self, stream: str) -> None:
+        if self._parts.tail.expect(self._tenant, stream, self).open:
+            self.tell(m.Watched(stream), key=("watched", stream))
+        elif stream not in self._watches:
+            self._watches[stream] = self._task(self._watch(stream))
 
     # effects that wait
 
@@ -460,7 +482,7 @@ class ConnectionActor(Actor[m.Message | None]):
                 claims.need("jobs:write")
                 job = named_job(parts.router.app, name)
                 expected = keys.job_stream(job_id := new_job_id())
-                self._expected[expected] = None
+                self._expected[expected] = []
                 parts.tail.expect(claims.tenant, expected, self)
                 accepted = None
                 try:
@@ -479,7 +501,7 @@ class ConnectionActor(Actor[m.Message | None]):
                     )
                 finally:
                     if accepted is None or accepted.stream != expected:  # refused, or a repeat
-                        self._not_expected(expected)
+                        self._release(expected)
                 data = {"job_id": accepted.job_id, "stream": accepted.stream, "duplicate": accepted.duplicate}
                 return m.Answered(id, data, accepted.stream)
             case Publish(id=id, stream=name, data=data, event=type, idempotency_key=key):

@@ -14,6 +14,7 @@ import uvloop
 from structlog.testing import capture_logs
 
 from rt import keys
+from rt.actors import connection
 from rt.actors import messages as m
 from rt.actors import session as s
 from rt.actors.actor import Ended
@@ -28,7 +29,7 @@ from rt.events import Event, encode
 from rt.jobs.access import Access
 from rt.jobs.context import JobContext
 from rt.jobs.inputs import Inbox
-from rt.jobs.queue import JobQueue
+from rt.jobs.queue import Accepted, JobQueue, NewJob
 from rt.jobs.worker import Worker
 from rt.keys import parse_stream
 from rt.redis import Store
@@ -285,6 +286,38 @@ async def test_a_job_is_given_as_it_is_announced_and_its_log_is_not_read(
             if job not in read:
                 break
         assert job not in read
+        await client.leave()
+    assert web.parts.tail.statistics() == {"streams": 0, "sinks": 0}
+
+
+@pytest.mark.parametrize("held", [connection.MAX_HELD, 1])
+async def test_a_job_s_events_come_after_the_answer_that_names_it(
+    web: Web, store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch, held: int
+) -> None:
+    """However late that is; what was announced meanwhile is given, or read where it was too much."""
+    accept, go_on = JobQueue.accept, asyncio.Event()
+
+    async def slowly(self: JobQueue, new: NewJob, **named: Any) -> Accepted:
+        accepted = await accept(self, new, **named)
+        await go_on.wait()
+        return accepted
+
+    monkeypatch.setattr(JobQueue, "accept", slowly)
+    monkeypatch.setattr(connection, "MAX_HELD", held)
+    async with working(store, settings):
+        client = await web.connected()
+        await client.say({"type": "job.submit", "id": "1", "job": "words", "input": {"text": "one two three"}})
+        created = await client.get("job.created")
+        job_id = created["data"]["job_id"]
+        while (job := await web.parts.queue.get(TENANT, job_id)) is None or job.status != "completed":
+            await asyncio.sleep(0.01)
+        stream = keys.job_stream(job_id)
+        assert [one for one in client.frames if one.get("stream") == stream] == []
+        go_on.set()
+        await client.get("job.completed", stream=stream)
+        about = [one for one in client.frames if one["type"] == "reply" or one.get("stream") == stream]
+        assert [one["type"] for one in about[:3]] == ["reply", "subscribed", "job.queued"]
+        assert [one["seq"] for one in about[2:]] == list(range(1, len(about) - 1))
         await client.leave()
     assert web.parts.tail.statistics() == {"streams": 0, "sinks": 0}
 

@@ -32,6 +32,7 @@ SETTINGS = {
     "RT_DRAIN_S": f"{DRAIN_S:g}",
     "RT_SEND_TIMEOUT_S": f"{SEND_TIMEOUT_S:g}",
     "RT_LOG_LEVEL": "warning",
+    "RT_PRESENCE_EVENTS": "100",
     # Of jobs only the long stories are trimmed; whatever else is missing was lost, or taken by a fault's hand.
     "RT_ROOM_LENGTH": "10000000",
     "RT_JOB_LENGTH": "500",

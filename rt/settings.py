@@ -48,6 +48,8 @@ class Settings(BaseSettings):
     """Least severity that is logged."""
     dev: bool = False
     """Set by `rt dev` for the processes that it starts: they serve what belongs on a developer's machine alone."""
+    demo: bool = False
+    """Serve the page `/demo`; under `rt dev` it is always there."""
 
     heartbeat_s: float = Field(20, gt=0)
     """A ping to each client this often; one that says nothing for twice as long is closed with 4001."""

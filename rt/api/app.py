@@ -10,9 +10,10 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rt import __version__
-from rt.api import health, inputs, jobs, letters, notifications, problems, streams, tickets
+from rt.api import dev, health, inputs, jobs, letters, notifications, problems, streams, tickets
 from rt.api.auth import Authenticator
 from rt.api.docs import docs
+from rt.api.pages import pages
 from rt.api.problems import BodyLimit, Unexpected, problem
 from rt.api.services import open_services
 from rt.api.socket import WebSocketEndpoint
@@ -62,8 +63,10 @@ class Web:
         self._submissions = submissions
         problems.install(self._http)
         known = (jobs.router, inputs.router, letters.router, streams.router, notifications.router, tickets.router, health.router)
-        for router in (*known, docs(self._http)):
+        for router in (*known, docs(self._http), pages(settings)):
             self._http.include_router(router)
+        if settings.dev:
+            self._http.include_router(dev.router)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":

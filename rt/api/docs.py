@@ -1,16 +1,14 @@
-"""What is served as files: the OpenAPI document, the page that shows it, the JavaScript client. No CDN, no inline script."""
+"""The OpenAPI document, the page that shows it, and the JavaScript client."""
 
-import gzip
-import hashlib
-from importlib.resources import files
 from typing import Any
 
-from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Response
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
 from rt import __version__
 from rt.api.jobs import NewJob
+from rt.api.pages import serve
 from rt.api.problems import Problem
 from rt.api.request import answer
 from rt.api.streams import EventPage, NewEvent
@@ -27,11 +25,6 @@ _SCHEMAS = (NewJob, NewEvent, EventPage, Problem)
 CLIENT = {"/rt.js": "rt.min.js", "/rt-sse.js": "rt-sse.js", "/rt-react.js": "rt-react.js"}
 #: Pages of other origins may load it as a module.
 _ANYBODY = {"Access-Control-Allow-Origin": "*", "Cross-Origin-Resource-Policy": "cross-origin"}
-
-_CSP = "; ".join(
-    ["default-src 'none'", *(f"{one} 'self'" for one in ("script-src", "style-src", "connect-src"))]
-    + [f"{one} 'none'" for one in ("base-uri", "form-action", "frame-ancestors")]
-)
 
 
 def document(app: FastAPI) -> dict[str, Any]:
@@ -52,24 +45,9 @@ def docs(app: FastAPI) -> APIRouter:
     async def openapi() -> Response:
         return answer(document(app))
 
-    def serve(path: str, name: str, media_type: str, **more: str) -> None:
-        content = (files("rt.api") / "static" / name).read_bytes()
-        packed = gzip.compress(content, mtime=0)
-        # Weak: it stands for the packed bytes as well.
-        etag = f'W/"{hashlib.sha256(content).hexdigest()[:16]}"'
-        headers = {"Content-Security-Policy": _CSP, "Cache-Control": "no-cache", "ETag": etag, "Vary": "Accept-Encoding"} | more
-
-        @router.get(path, name=name)
-        async def file(request: Request) -> Response:
-            if etag in request.headers.get("if-none-match", ""):
-                return Response(status_code=304, headers=headers)
-            if "gzip" in request.headers.get("accept-encoding", ""):
-                return Response(packed, headers=headers | {"Content-Encoding": "gzip"}, media_type=media_type)
-            return Response(content, headers=headers, media_type=media_type)
-
-    serve("/docs", "docs.html", "text/html")
-    serve("/docs/docs.css", "docs.css", "text/css")
-    serve("/docs/docs.js", "docs.js", "text/javascript")
+    serve(router, "/docs", "docs.html")
+    serve(router, "/docs/docs.css", "docs.css")
+    serve(router, "/docs/docs.js", "docs.js")
     for path, name in CLIENT.items():
-        serve(path, name, "text/javascript", **_ANYBODY)
+        serve(router, path, name, _ANYBODY)
     return router

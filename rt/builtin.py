@@ -23,6 +23,10 @@ _PIECE = re.compile(r"\s*\S+|\s+")
 
 #: Steps of a long text's progress: each scores that part of its sentences in one visit to a thread.
 _STEPS = 100
+#: A model's progress is told this often: what stands between two texts keeps them from leaving as one event.
+_PARTS = 20
+
+Pause = Annotated[int, Field(ge=0, le=60_000)]
 
 
 @app.on_worker_start
@@ -40,7 +44,7 @@ def _always(past: Past) -> bool:
 
 
 @app.job(name="echo", keep=_always)
-async def echo(job: JobContext, text: Text, delay_ms: Annotated[int, Field(ge=0, le=60_000)] = 0) -> dict[str, Any]:
+async def echo(job: JobContext, text: Text, delay_ms: Pause = 0) -> dict[str, Any]:
     """Streams the text back word by word, `delay_ms` apart; the deltas, joined, equal the text. Result: `{text}`.
 
     A later attempt goes on after what was streamed. Raises JobError("not_resumable") where that no longer stands.
@@ -89,9 +93,11 @@ async def generate(
     max_tokens: Annotated[int, Field(ge=1, le=MAX_TOKENS)] = 128,
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)] | None = None,
     model: Annotated[str, Field(min_length=1, max_length=200)] | None = None,
+    delay_ms: Pause = 0,
 ) -> dict[str, Any]:
     """Streams what a language model writes after the prompt. Result: `{text, model, finish_reason, seed}`.
 
+    Progress counts the model's pieces, which most send by the token. `delay_ms` after each makes an answer that one can watch.
     The embedded model writes the same text for the same prompt and seed: a later attempt writes it again, in silence
     as far as it was streamed, and goes on. With another model, or another corpus, it starts anew. Without a seed one
     is drawn for the embedded model; a remote one draws its own, and `seed` is null. Usage: `input_tokens`,
@@ -112,12 +118,20 @@ async def generate(
     text = ""
     try:
         async with aclosing(source.stream(prompt, max_tokens=max_tokens, seed=seed, model=model, report=report)) as pieces:
+            count, step = 0, max(1, max_tokens // _PARTS)
             async for piece in pieces:
                 fresh = max(len(text), len(said))
                 text += piece
+                count += 1
                 if not (text.startswith(said) or said.startswith(text)):
                     raise _not_resumable()
                 await job.emit(text[fresh:])
+                if len(text) <= fresh:
+                    continue
+                if count % step == 0:
+                    await job.progress(min(count, max_tokens), max_tokens, unit="tokens")
+                if delay_ms:
+                    await asyncio.sleep(delay_ms / 1000)
     finally:
         # A cancelled job has cost something as well.
         job.use(report.get("usage", {}))

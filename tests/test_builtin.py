@@ -147,6 +147,21 @@ async def test_generate_streams_what_it_returns(embedded: EmbeddedModel) -> None
     assert job.checkpoints == [{"corpus": embedded.fingerprint, "seed": 1}]
     assert job.usage == {"input_tokens": 2, "output_tokens": 40}
     assert len(job.deltas) == 40
+    assert job.progressed == [(count, 40, "tokens") for count in range(2, 41, 2)]
+
+
+async def test_generate_waits_after_what_it_says_and_not_over_what_was_said(embedded: EmbeddedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = Recorder(model=embedded)
+    await run("generate", first, prompt="The", max_tokens=10, seed=1)
+    waits: list[float] = []
+
+    async def sleep(delay_s: float) -> None:
+        waits.append(delay_s)
+
+    monkeypatch.setattr("rt.builtin.asyncio.sleep", sleep)
+    past = Past(checkpoint=first.checkpoints[0], text="".join(first.deltas[:7]))
+    await run("generate", Recorder(past, embedded), prompt="The", max_tokens=10, delay_ms=40)
+    assert waits == [0.04] * 3
 
 
 async def test_without_a_seed_one_is_drawn_that_repeats_the_text(embedded: EmbeddedModel) -> None:
@@ -273,6 +288,7 @@ async def test_models_load_at_worker_start_and_not_before() -> None:
         ("generate", {"prompt": "x", "max_tokens": 0}),
         ("generate", {"prompt": "x", "max_tokens": 4097}),
         ("generate", {"prompt": "x", "seed": -1}),
+        ("generate", {"prompt": "x", "delay_ms": -1}),
         ("generate", {"prompt": "x", "seed": 2**53}),
         ("generate", {"prompt": "x", "model": ""}),
         ("generate", {"prompt": "x", "temperature": 1}),

@@ -1,12 +1,14 @@
 """Pages for people: which are there, how they are served, and what only `rt dev` does for them."""
 
 import re
+import subprocess
 
 import pytest
 
 from rt.api.pages import PAGES
 from rt.tokens import DEFAULT_SCOPES, SCOPES, verify
 from tests.api.conftest import Serve, Web, code
+from tests.clients.javascript import HOME, needs_node
 from tests.conftest import SECRET
 
 
@@ -119,3 +121,11 @@ async def test_without_rt_dev_there_is_no_such_call(serve: Serve) -> None:
         for path in ("/dev/token", "/dev/kill-worker"):
             got = await web.anonymous().post(path, json={"subject": "guest-1"}, headers={"Origin": web.url})
             assert (got.status_code, code(got)) == (404, "not_found")
+
+
+@needs_node
+def test_the_compiler_finds_no_fault_in_the_pages_scripts() -> None:
+    done = subprocess.run(
+        ["node", "node_modules/typescript/bin/tsc", "-p", "tsconfig.pages.json"], cwd=HOME, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stdout

@@ -41,7 +41,7 @@ function subject_of(token) {
 }
 
 /** Somebody who has signed in: made by `signIn`. */
-class Me {
+export class Me {
   token_text = "";
   subject = "";
 

@@ -1,0 +1,105 @@
+/**
+ * A room: what is said there, from its beginning, and who is there.
+ * @module
+ */
+import { clock, el, the } from "../pages/dom.js";
+
+const MAX_LINES = 200;
+/** The list of who is there is asked for this often as well: a server that was killed tells nobody. */
+const LOOK_MS = 4000;
+const KEPT = "rt:demo:room";
+
+export class Room {
+  /** @type {import("../rt.js").Subscription | null} */
+  open = null;
+
+  /** @param {import("../rt.js").Client} rt @param {import("../pages/sign-in.js").Me} me @param {import("./ledger.js").Ledger} ledger */
+  constructor(rt, me, ledger) {
+    this.rt = rt;
+    this.me = me;
+    this.ledger = ledger;
+    this.log = the("room-log");
+    this.name = /** @type {HTMLInputElement} */ (the("room-name"));
+    this.text = /** @type {HTMLInputElement} */ (the("room-text"));
+    this.name.value = sessionStorage.getItem(KEPT) ?? this.name.value;
+    the("room-pick").addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.join();
+    });
+    the("room-form").addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.say();
+    });
+    setInterval(() => document.visibilityState === "visible" && this.look(), LOOK_MS);
+    this.join();
+  }
+
+  get stream() {
+    return `room:${this.name.value}`;
+  }
+
+  async join() {
+    this.open?.close();
+    sessionStorage.setItem(KEPT, this.name.value);
+    this.log.replaceChildren();
+    const check = this.ledger.check();
+    const room = (this.open = this.rt.subscribe(this.stream, { cursor: "0" }));
+    try {
+      room.ready().then(
+        () => this.look(),
+        () => {},
+      );
+      for await (const item of room) {
+        check(item);
+        this.show(item);
+      }
+    } catch (error) {
+      this.line(el("span", { className: "fault" }, error instanceof Error ? error.message : String(error)));
+    }
+  }
+
+  async say() {
+    const text = this.text.value;
+    this.text.value = "";
+    try {
+      await this.rt.publish(this.stream, { text });
+    } catch (error) {
+      if (!this.text.value) this.text.value = text;
+      this.line(el("span", { className: "fault" }, error instanceof Error ? error.message : String(error)));
+    }
+  }
+
+  /** @param {any} item */
+  show({ type, data, ts, reason }) {
+    const at = el("time", {}, clock(ts ?? Date.now()));
+    if (type === "message") {
+      const mine = data.from === this.me.subject;
+      const said = typeof data.data?.text === "string" ? data.data.text : JSON.stringify(data.data);
+      this.line(at, el("b", {}, `${data.from}${mine ? " (you)" : ""}`), el("span", {}, said));
+    } else if (type === "presence.joined" || type === "presence.left") {
+      this.line(at, el("i", {}, `${data.subject} ${type === "presence.left" ? "has left" : "has come"}`));
+      this.look();
+    } else if (type === "gap") this.line(at, el("i", {}, `Older messages are gone (${reason})`));
+    else this.line(at, el("i", {}, type));
+  }
+
+  /** @param {Node[]} parts */
+  line(...parts) {
+    const near = this.log.scrollHeight - this.log.scrollTop - this.log.clientHeight < 80;
+    this.log.append(el("li", {}, ...parts));
+    while (this.log.childElementCount > MAX_LINES) this.log.firstElementChild?.remove();
+    if (near) this.log.scrollTop = this.log.scrollHeight;
+  }
+
+  /** Who is there now. */
+  async look() {
+    const { stream } = this;
+    const { items } = await this.me.call("GET", `/v1/streams/${encodeURIComponent(stream)}/presence?limit=50`).catch(() => ({ items: null }));
+    if (!items || stream !== this.stream) return;
+    const people = items.map((/** @type {{subject: string, sessions: number}} */ { subject, sessions }) => {
+      const you = subject === this.me.subject ? " (you)" : "";
+      return el("li", {}, subject + you, sessions > 1 ? el("small", {}, ` ${sessions} sessions`) : null);
+    });
+    the("here").replaceChildren(...people);
+  }
+}

@@ -150,7 +150,9 @@ async def test_generate_streams_what_it_returns(embedded: EmbeddedModel) -> None
     assert job.progressed == [(count, 40, "tokens") for count in range(2, 41, 2)]
 
 
-async def test_generate_waits_after_what_it_says_and_not_over_what_was_said(embedded: EmbeddedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_generate_waits_after_what_it_says_and_not_over_what_was_said(
+    embedded: EmbeddedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = Recorder(model=embedded)
     await run("generate", first, prompt="The", max_tokens=10, seed=1)
     waits: list[float] = []

@@ -35,20 +35,22 @@ def free_port() -> int:
 
 class Process:
     """One started process; its output is kept, and its ready line waited for. A fork (see there), or one that begins as on a host:
-    `fresh`, or with a clock of its own."""
+    `fresh`, in a `folder` of its own, or with a clock of its own."""
 
-    def __init__(self, *args: str, env: dict[str, str], clock: Clock | None = None, fresh: bool = False) -> None:
+    def __init__(
+        self, *args: str, env: dict[str, str], clock: Clock | None = None, fresh: bool = False, folder: Path | None = None
+    ) -> None:
         self.clock = clock
         if clock is not None:
             env = env | {"CLOCK": str(clock.path)}
         clean = {name: value for name, value in os.environ.items() if not name.startswith("RT_") and name not in ("REDIS_URL", "PORT")}
         self.popen: subprocess.Popen[str] | Fork
-        if clock is None and not fresh:
+        if clock is None and folder is None and not fresh:
             self.popen = Fork(*args, env=clean | env)
         else:
             self.popen = subprocess.Popen(
                 [sys.executable, "-m", "tests.chaos.clock" if clock else "rt.cli", *args],
-                cwd=ROOT,
+                cwd=folder or ROOT,
                 env=clean | env,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,

@@ -20,6 +20,16 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What a test has to tell (`record_property("told", …)`), and what could not be tested here, where nobody overlooks it."""
+    reports = [one for some in terminalreporter.stats.values() for one in some if isinstance(one, pytest.TestReport)]
+    for text in dict.fromkeys(text for one in reports for name, text in one.user_properties if name == "told"):
+        terminalreporter.write_line(str(text))
+    skipped = [str(one.longrepr[2]) for one in reports if one.skipped and isinstance(one.longrepr, tuple)]
+    for reason in dict.fromkeys(one.removeprefix("Skipped: ") for one in skipped if "NOT TESTED" in one):
+        terminalreporter.write_line(reason, red=True, bold=True)
+
+
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No setting of the machine reaches a test."""

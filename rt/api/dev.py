@@ -25,30 +25,30 @@ TOKEN_TTL_S = 3600
 async def _at_this_machine(request: Request) -> None:
     """Raises Refused("forbidden")."""
     host = request.headers.get("host", "")
-    name = urlsplit(f"//{host}").hostname or ""
     if request.client is None or not _is_loopback(request.client.host):
         raise Refused("forbidden", "this is for the machine on which `rt dev` runs")
-    if name != "localhost" and not _is_address(name):
+    if not _is_ours(host):
         raise Refused("forbidden", "call this server by its address or as localhost")
-    if urlsplit(request.headers.get("origin", "")).netloc != host:
+    if request.headers.get("origin") != f"http://{host}":
         raise Refused("forbidden", "this is for the server's own pages")
     # A form of another site's cannot send this type, and a script of another site's is not given leave to.
     if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
         raise Refused("forbidden", "send JSON, as application/json")
 
 
-def _is_address(text: str) -> bool:
+def _is_ours(host: str) -> bool:
     try:
-        ipaddress.ip_address(text)
+        name = urlsplit(f"//{host}").hostname or ""
+        return name == "localhost" or bool(ipaddress.ip_address(name))
     except ValueError:
         return False
-    return True
 
 
-def _is_loopback(text: str) -> bool:
-    if not _is_address(text):
+def _is_loopback(address: str) -> bool:
+    try:
+        one = ipaddress.ip_address(address)
+    except ValueError:
         return False
-    one = ipaddress.ip_address(text)
     return (getattr(one, "ipv4_mapped", None) or one).is_loopback
 
 

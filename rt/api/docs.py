@@ -48,6 +48,7 @@ def docs(app: FastAPI) -> APIRouter:
     serve(router, "/docs", "docs.html")
     serve(router, "/docs/docs.css", "docs.css")
     serve(router, "/docs/docs.js", "docs.js")
+    serve(router, "/docs/icon.svg", "pages/icon.svg")
     for path, name in CLIENT.items():
         serve(router, path, name, _ANYBODY)
     return router

@@ -91,6 +91,8 @@ async def test_rt_dev_gives_its_own_pages_a_token_for_any_name(serve: Serve) -> 
     [
         {"Origin": "http://elsewhere.test"},
         {"Origin": "null"},
+        {"Origin": "http://["},
+        {"Host": "[", "Origin": "http://["},
         {"Origin": ""},
         {"Content-Type": "text/plain"},
         # A name of somebody else's that leads here: the browser takes their page for one of this server.

@@ -27,6 +27,6 @@ async def browser() -> AsyncIterator[Browser]:
 @pytest_asyncio.fixture(loop_scope="session")
 async def desk(browser: Browser, dev: Dev) -> AsyncIterator[Desk]:
     """Tabs of this test's own. At its end none of them may have met a fault."""
-    one = Desk(browser, dev.url)
+    one = Desk(browser, dev)
     yield one
     await one.close()

@@ -2,7 +2,6 @@
 
 import re
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from playwright.async_api import Browser, BrowserContext, Page, expect
 from rt.codec import from_json_bytes
 from rt.tokens import SCOPES, mint
 from tests.chaos.stack import Process, free_port
+from tests.clients.javascript import HOME
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"))), None)
 #: A profile of its own comes with each launch; nothing is fetched, and nobody outside is asked.
@@ -22,6 +22,11 @@ ARGUMENTS = [
 ]
 needs_browser = pytest.mark.skipif(
     CHROMIUM is None, reason="NOT TESTED: the pages. There is no browser here; on Debian and Ubuntu: apt-get install chromium"
+)
+
+needs_axe = pytest.mark.skipif(
+    not (HOME / "node_modules" / "axe-core").is_dir(),
+    reason="NOT TESTED: access to the pages for everybody. Install what it needs: cd clients/js && npm install --no-package-lock",
 )
 
 #: Pictures of the last run, for who wants to look.
@@ -60,11 +65,12 @@ class Dev:
         return one, f"http://127.0.0.1:{port}"
 
     def token(self, subject: str, *scopes: str) -> str:
-        return mint(self.secret, subject, scopes or SCOPES, 600)
+        """By default with all scopes but `admin`."""
+        return mint(self.secret, subject, scopes or [one for one in SCOPES if one != "admin"], 600)
 
-    def http(self, subject: str = "tests", url: str = "") -> httpx2.AsyncClient:
-        """A client with every scope; close it."""
-        headers = {"Authorization": f"Bearer {self.token(subject)}"}
+    def http(self, subject: str = "tests", *scopes: str, url: str = "") -> httpx2.AsyncClient:
+        """A client with a token of this subject; close it."""
+        headers = {"Authorization": f"Bearer {self.token(subject, *scopes)}"}
         return httpx2.AsyncClient(base_url=url or self.url, headers=headers, timeout=10, trust_env=False)
 
     def end(self) -> None:
@@ -91,9 +97,20 @@ class Tab:
         assert left == [], left
 
     async def shoot(self, name: str) -> None:
-        """Keeps a picture of the whole page."""
+        """Keeps a picture of the whole page, from its top."""
         OUT.mkdir(exist_ok=True)
+        await self.page.evaluate("scrollTo(0, 0)")
         await self.page.screenshot(path=OUT / f"{name}.png", full_page=True, animations="disabled")
+
+    async def faults_of_access(self) -> list[str]:
+        """What axe-core, which `clients/js` installs, finds serious or critical."""
+        await self.page.evaluate((HOME / "node_modules" / "axe-core" / "axe.min.js").read_text())
+        found = await self.page.evaluate("axe.run(document, { resultTypes: ['violations'] })")
+        return [
+            f"{one['impact']}: {one['id']}: {', '.join(str(node['target'][0]) for node in one['nodes'])}"
+            for one in found["violations"]
+            if one["impact"] in ("serious", "critical")
+        ]
 
     async def fits(self) -> bool:
         """Whether nothing is wider than the window."""
@@ -103,16 +120,16 @@ class Tab:
 class Desk:
     """Opens tabs: those of one `profile` share cookies and storage, as those of one person do."""
 
-    def __init__(self, browser: Browser, url: str) -> None:
-        self.url = url
+    def __init__(self, browser: Browser, dev: Dev) -> None:
+        self.dev = dev
         self._browser = browser
         self._profiles: dict[str, BrowserContext] = {}
         self._tabs: list[Tab] = []
 
-    async def profile(self, name: str, *, width: int = 1280, height: int = 900, dark: bool = False) -> BrowserContext:
+    async def profile(self, name: str, *, width: int = 1280, height: int = 900) -> BrowserContext:
         """Made at first, with a window of this size."""
         if name not in self._profiles:
-            made = await self._browser.new_context(viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light")
+            made = await self._browser.new_context(viewport={"width": width, "height": height}, reduced_motion="reduce")
             made.set_default_timeout(10_000)
             await made.add_init_script(
                 "addEventListener('securitypolicyviolation', (event) => console.error('forbidden', event.violatedDirective))"
@@ -123,11 +140,11 @@ class Desk:
             self._profiles[name] = made
         return self._profiles[name]
 
-    async def tab(self, path: str, *, profile: str = "alice", url: str = "", **window: int | bool) -> Tab:
-        context = await self.profile(profile, **window)  # type: ignore[arg-type]
+    async def tab(self, path: str, *, profile: str = "alice", url: str = "", **window: int) -> Tab:
+        context = await self.profile(profile, **window)
         tab = Tab(await context.new_page())
         self._tabs.append(tab)
-        await tab.page.goto((url or self.url) + path)
+        await tab.page.goto((url or self.dev.url) + path)
         return tab
 
     async def close(self) -> None:
@@ -136,6 +153,3 @@ class Desk:
             await context.close()
         for tab in self._tabs:
             tab.check()
-
-
-Told = Callable[[str], None]

@@ -1,12 +1,17 @@
 """The demo page, as a person uses it: in a real browser, with a real worker, and with what breaks on the way."""
 
+import asyncio
 import re
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 from playwright.async_api import expect
 
-from tests.browser.desk import Desk, Dev, Tab, needs_browser
+from tests.browser.desk import OUT, Desk, Dev, Tab, needs_axe, needs_browser
+from tests.helpers import eventually
 
 pytestmark = [needs_browser, pytest.mark.asyncio(loop_scope="session")]
 
@@ -139,16 +144,18 @@ async def test_text_of_others_stays_text(desk: Desk) -> None:
     alice = await Demo.open(desk)
     bob = await Demo.open(desk, "bob")
     markup = """<img src=x onerror="document.title='hacked'"><b>bold</b>"""
-    await alice.page.get_by_label("Message").fill(markup)
+    await alice.page.get_by_role("textbox", name="Message").fill(markup)
     await alice.page.get_by_role("button", name="Say").click()
-    said = bob.page.locator("#room-log li").last
+    said = bob.page.locator("#room-log p").last
     await expect(said).to_contain_text(markup)
     await expect(said).to_contain_text("alice")
-    assert await bob.page.locator("#room-log img, #room-log li b b").count() == 0
+    assert await bob.page.locator("#room-log img, #room-log b b").count() == 0
     assert await bob.page.title() == "rt: demo"
     # Nothing can make markup of a text here.
     with pytest.raises(Exception, match="TrustedHTML"):
         await bob.page.evaluate("document.body.innerHTML = '<b>x</b>'")
+    await eventually(lambda: len(bob.tab.faults) > 1)
+    assert [one for one in bob.tab.faults if "TrustedHTML" not in one and "require-trusted-types-for" not in one] == []
     bob.tab.faults.clear()
 
 
@@ -156,7 +163,7 @@ async def test_every_frame_is_in_the_log_and_no_credential(desk: Desk, dev: Dev)
     demo = await Demo.open(desk, "dora")
     await demo.ask(length=40)
     await demo.whole(dev, "dora")
-    rows = demo.page.locator("#frames li")
+    rows = demo.page.locator("#frames details")
     await demo.page.get_by_label("Show frames that contain").fill("job.completed")
     await expect(rows.first).to_contain_text("job.completed")
     await demo.page.get_by_label("Show frames that contain").fill("connect")
@@ -198,3 +205,174 @@ async def test_it_works_by_keyboard_alone(desk: Desk, dev: Dev) -> None:
     await expect(demo.page.get_by_role("tabpanel", name="Python")).to_contain_text("asyncio.run(main())")
     await keyboard.press("End")
     await expect(demo.page.get_by_role("tab", name="curl")).to_have_attribute("aria-selected", "true")
+
+
+# Rooms, notifications
+
+
+async def test_two_tabs_in_a_room_and_who_is_there(desk: Desk) -> None:
+    fay, gus = await Demo.open(desk, "fay"), await Demo.open(desk, "gus")
+    for demo in (fay, gus):
+        await demo.page.get_by_label("Name of the room").fill("two-tabs")
+        await demo.page.get_by_role("button", name="Join").click()
+        await expect(demo.page.locator("#here li").first).to_be_visible()
+    await expect(fay.page.locator("#here li")).to_have_text(["fay (you)", "gus"])
+    await expect(fay.page.locator("#room-log")).to_contain_text("gus has come")
+    for demo, text in ((fay, "hello"), (gus, "hello yourself")):
+        await demo.page.get_by_role("textbox", name="Message").fill(text)
+        await demo.page.keyboard.press("Enter")
+        for other in (fay, gus):
+            await expect(other.page.locator("#room-log p").last).to_contain_text(text)
+    # A second tab of the same person is a second session, and not a second person.
+    again = await Demo.open(desk, "gus")
+    await again.page.get_by_label("Name of the room").fill("two-tabs")
+    await again.page.get_by_role("button", name="Join").click()
+    await expect(fay.page.locator("#here li")).to_have_text(["fay (you)", "gus 2 sessions"])
+    # Who was away reads what was said, in order.
+    await gus.cut(3)
+    for number in range(3):
+        await fay.page.get_by_role("textbox", name="Message").fill(f"while away {number}")
+        await fay.page.keyboard.press("Enter")
+        await expect(fay.page.locator("#room-log p").last).to_contain_text(f"while away {number}")
+    await expect(gus.page.locator("#room-log p").last).to_contain_text("while away 2")
+    said = await gus.page.locator("#room-log span").all_inner_texts()
+    assert said == ["hello", "hello yourself", *(f"while away {number}" for number in range(3))]
+    counts = await gus.counts()
+    assert (counts["lost"], counts["repeated"]) == (0, 0)
+
+
+async def test_who_was_on_a_server_that_is_killed_is_gone_from_the_list_within_5_s(desk: Desk, dev: Dev) -> None:
+    other, url = dev.web(RT_DEV="1")
+    hal = await Demo.open(desk, "hal")
+    ida = await Demo.open(desk, "ida", url=url)
+    ida.tab.weathered = True
+    for demo in (hal, ida):
+        await demo.page.get_by_label("Name of the room").fill("killed")
+        await demo.page.get_by_role("button", name="Join").click()
+    await expect(hal.page.locator("#here li")).to_have_text(["hal (you)", "ida"])
+    other.kill()
+    async with dev.http() as http:
+
+        async def there() -> list[str]:
+            return [one["subject"] for one in (await http.get("/v1/streams/room:killed/presence")).json()["items"]]
+
+        await eventually(lambda: _is(there, ["hal"]), within_s=5)
+    await expect(hal.page.locator("#here li")).to_have_text(["hal (you)"])
+    # Nobody has left: a restart is no news.
+    assert "ida has left" not in await hal.page.locator("#room-log").inner_text()
+    await expect(ida.state).to_have_text(re.compile("^(Reconnecting|Connecting)"))
+
+
+async def _is(what: Callable[[], Awaitable[object]], wanted: object) -> bool:
+    return await what() == wanted
+
+
+async def test_a_notification_waits_for_a_tab_that_is_away(desk: Desk, dev: Dev) -> None:
+    demo = await Demo.open(desk, "jan")
+    await demo.cut(1)
+    async with dev.http("tests") as http:
+        sent = await http.post(
+            "/v1/notifications", json={"user": "jan", "title": "<i>Done</i>", "message": "While away", "level": "success"}
+        )
+        assert sent.status_code == 201
+    await expect(demo.state).to_have_text(re.compile(r"^Live, resumed: \d+ events? replayed$"))
+    first = demo.page.locator("#notices p").first
+    await expect(first).to_contain_text("<i>Done</i> While away")
+    await expect(first.locator(".tag")).to_have_text("success")
+    await expect(demo.page.locator("#unread")).to_have_text("1 unread")
+    # To oneself, from here; and read, on all devices.
+    second = await Demo.open(desk, "jan")
+    await demo.page.get_by_label("Level").select_option("error")
+    await demo.page.get_by_role("button", name="Notify").click()
+    for one in (demo, second):
+        await expect(one.page.locator("#notices p")).to_have_count(2)
+        await expect(one.page.locator("#unread")).to_have_text("2 unread")
+    await demo.page.get_by_role("button", name="Mark all as read").click()
+    for one in (demo, second):
+        await expect(one.page.locator("#unread")).to_have_text("0 unread")
+
+
+# What one takes away
+
+
+async def test_what_is_copied_runs(desk: Desk, dev: Dev) -> None:
+    demo = await Demo.open(desk, "kim")
+    await (await desk.profile("kim")).grant_permissions(["clipboard-read", "clipboard-write"])
+    await demo.page.locator("#length").select_option("40")
+    await demo.page.get_by_label("Prompt").fill('It\'s "quoted" \\ and $HOME')
+
+    async def copied(language: str) -> str:
+        await demo.page.get_by_role("tab", name=language).click()
+        assert "eyJ" in await demo.page.locator("#code").inner_text()
+        await demo.page.get_by_role("button", name="Copy").click()
+        await expect(demo.page.locator("#copied")).to_have_text("Copied, with your token in it.")
+        text = await demo.page.evaluate("navigator.clipboard.readText()")
+        # What is shown is not the whole token; what is copied is.
+        assert "…" not in text
+        return str(text)
+
+    python = await asyncio.to_thread(_run, [sys.executable, "-c", await copied("Python")])
+    assert len(python) > 20
+    shell = await asyncio.to_thread(_run, ["sh", "-c", await copied("curl")])
+    assert "event: job.completed" in shell
+    script = await copied("JavaScript")
+    # The page's own policy takes no script from a text; the first line names the client that it loads.
+    first, rest = script.split("\n", 1)
+    assert first == f'import {{ connect }} from "{dev.url}/rt.js";'
+    async with demo.page.expect_console_message() as told:
+        await demo.page.evaluate(f'async () => {{ const {{ connect }} = await import("{dev.url}/rt.js"); {rest} }}')
+    assert len((await told.value).text) > 20
+
+
+def _run(command: list[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    return done.stdout
+
+
+async def test_elsewhere_somebody_signs_in_with_a_token(desk: Desk, dev: Dev) -> None:
+    _, url = dev.web(RT_DEMO="true")
+    tab = await desk.tab("/demo", profile="lou", url=url)
+    tab.weathered = True
+    dialog = tab.page.get_by_role("dialog", name="Sign in")
+    await tab.page.keyboard.press("Escape")
+    await expect(dialog).to_be_visible()
+    await dialog.get_by_label("Token").fill("not.a.token")
+    await dialog.get_by_role("button").click()
+    await expect(dialog.get_by_role("alert")).to_contain_text("not valid")
+    token = dev.token("lou", "jobs:write", "jobs:read", "streams:read")
+    await dialog.get_by_label("Token").fill(token)
+    await dialog.get_by_role("button").click()
+    await expect(tab.page.locator("#state")).to_have_text(LIVE)
+    await expect(tab.page.locator("#who")).to_have_text("lou")
+    await expect(tab.page.locator("#kill")).to_be_hidden()
+    assert token not in tab.page.url
+    await tab.page.reload()
+    await expect(tab.page.locator("#state")).to_have_text(LIVE)
+    # What this token may not do is said where it was tried.
+    await tab.page.get_by_role("button", name="Notify").click()
+    await expect(tab.page.locator("#notices-fault")).to_contain_text("notifications:send")
+    tab.faults = [one for one in tab.faults if "403" not in one]
+
+
+# How it looks
+
+
+@needs_axe
+async def test_everybody_can_use_it(desk: Desk, dev: Dev, record_property: Callable[[str, object], None]) -> None:
+    demo = await Demo.open(desk, "look")
+    await demo.page.get_by_role("button", name="Notify").click()
+    await demo.page.get_by_role("textbox", name="Message").fill("Hello everybody")
+    await demo.page.get_by_role("button", name="Say").click()
+    await demo.ask("What a wonderful day!", length=40, pace=40)
+    await demo.streams()
+    await demo.cut(1)
+    await demo.whole(dev, "look")
+    await expect(demo.page.locator("#notices p")).to_have_count(1)
+    for name, width, scheme in (("light", 1280, "light"), ("dark", 1280, "dark"), ("tablet", 768, "light"), ("phone", 360, "dark")):
+        await demo.page.set_viewport_size({"width": width, "height": 900})
+        await demo.page.emulate_media(color_scheme=scheme)
+        assert await demo.tab.faults_of_access() == [], name
+        assert await demo.tab.fits(), name
+        await demo.tab.shoot(f"demo-{name}")
+    record_property("told", f"pictures of the pages: {OUT}")

@@ -81,7 +81,7 @@ console.log(answer);`,
     python: ({ host, token, user, title, level }) => `from rt.client.http import HttpClient
 
 with HttpClient(${json(host)}, token=${json(token)}) as rt:
-    rt.call("POST", "/v1/notifications", ${flat({ user, title, level })})`,
+    rt.notify(${json(user)}, ${json(title)}, level=${json(level)})`,
     curl: (now) => curl(now, "/v1/notifications", { user: now.user, title: now.title, level: now.level }),
   },
 };

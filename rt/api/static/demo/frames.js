@@ -98,6 +98,6 @@ export class Frames {
     );
     const one = el("details", {}, summary);
     one.addEventListener("toggle", () => one.childElementCount > 1 || one.append(el("pre", {}, JSON.stringify(JSON.parse(text), null, 2))), { once: true });
-    return el("li", {}, one);
+    return one;
   }
 }

@@ -48,6 +48,7 @@ try {
   new Room(rt, me, ledger);
   new Notices(rt, me, ledger);
   new Code(me);
+  if (rt.transport === "sse") weather.say("WebSockets are blocked here. Server-Sent Events do as well; frames and latency are not shown.");
 } catch (error) {
   if (!(error instanceof Stopped) || me.server.dev) throw error;
   me.again(`The server did not take that token: ${error.reason}`);

@@ -13,6 +13,8 @@ export class Notices {
   /** The newest event of the user's stream that is shown here. */
   seq = 0;
   epoch = "";
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  timer;
 
   /** @param {import("../rt.js").Client} rt @param {import("../pages/sign-in.js").Me} me @param {import("./ledger.js").Ledger} ledger */
   constructor(rt, me, ledger) {
@@ -29,7 +31,7 @@ export class Notices {
     });
     the("read").addEventListener("click", () => this.attempt(this.mark()));
     this.read(ledger);
-    this.attempt(this.look());
+    this.soon();
   }
 
   /** @param {import("./ledger.js").Ledger} ledger */
@@ -41,7 +43,7 @@ export class Notices {
       this.seq = item.seq;
       if (item.type === "notification") {
         this.show(item);
-        await this.attempt(this.look());
+        this.soon();
       } else if (item.type === "notification.read") this.unread(item.data.unread);
     }
   }
@@ -50,8 +52,14 @@ export class Notices {
   show({ data, ts }) {
     const [tone, sign] = LEVELS[data.level] ?? LEVELS.info;
     const words = el("span", {}, el("b", {}, data.title), data.message ? ` ${data.message}` : null);
-    this.list.prepend(el("li", {}, el("time", {}, clock(ts)), tag(tone, sign, data.level), words));
+    this.list.prepend(el("p", {}, el("time", {}, clock(ts)), tag(tone, sign, data.level), words));
     while (this.list.childElementCount > MAX_SHOWN) this.list.lastElementChild?.remove();
+  }
+
+  /** Of many that come at once the last one asks. */
+  soon() {
+    clearTimeout(this.timer);
+    this.timer = setTimeout(() => this.attempt(this.look()), 50);
   }
 
   async look() {

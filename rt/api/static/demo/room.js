@@ -86,7 +86,7 @@ export class Room {
   /** @param {Node[]} parts */
   line(...parts) {
     const near = this.log.scrollHeight - this.log.scrollTop - this.log.clientHeight < 80;
-    this.log.append(el("li", {}, ...parts));
+    this.log.append(el("p", {}, ...parts));
     while (this.log.childElementCount > MAX_LINES) this.log.firstElementChild?.remove();
     if (near) this.log.scrollTop = this.log.scrollHeight;
   }

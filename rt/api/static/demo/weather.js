@@ -19,6 +19,8 @@ export class Weather {
   was_open = false;
   resumed_at = -Infinity;
   drawn = "";
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  timer;
 
   /**
    * @param {import("./ledger.js").Ledger} ledger @param {import("./socket.js").Line} line
@@ -35,7 +37,7 @@ export class Weather {
     the("kill").addEventListener("click", async () => {
       this.say("Killing the worker …");
       await me.call("POST", "/dev/kill-worker", {}).then(
-        () => this.say("The worker was killed as by kill -9. Another one starts, and takes its jobs when their leases have lapsed."),
+        () => this.say("The worker was killed as by kill -9. Another one starts, and goes on with its jobs when their leases have lapsed: after 10 s."),
         (/** @type {Error} */ error) => this.say(error.message),
       );
     });
@@ -91,6 +93,8 @@ export class Weather {
       one.textContent = count.toLocaleString("en");
       one.parentElement?.classList.toggle("wrong", (name === "lost" || name === "repeated") && count > 0);
     }
-    this.show();
+    // Who hears it is not told of every single event.
+    clearTimeout(this.timer);
+    this.timer = setTimeout(() => this.show(), 150);
   }
 }

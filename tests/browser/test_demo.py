@@ -129,6 +129,17 @@ async def test_a_prompt_that_nobody_has_confirmed_survives_a_reload(desk: Desk, 
     assert job["status"] == "completed"
 
 
+async def test_an_answer_goes_on_when_its_worker_is_killed(desk: Desk, dev: Dev) -> None:
+    demo = await Demo.open(desk, "mia")
+    await demo.ask(length=40, pace=120)
+    await demo.streams()
+    await demo.page.get_by_role("button", name="Kill the worker").click()
+    await expect(demo.page.locator("#weather")).to_have_text(re.compile("^The worker was killed"))
+    job = await demo.whole(dev, "mia")
+    assert job["attempt"] == 2
+    await expect(demo.turn.locator(".words")).to_contain_text("went on in attempt 2")
+
+
 async def test_stop_reaches_the_model(desk: Desk, dev: Dev) -> None:
     demo = await Demo.open(desk, "cleo")
     await demo.ask(length=400, pace=120)

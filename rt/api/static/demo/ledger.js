@@ -7,10 +7,12 @@ const KEPT = "rt:demo:counts";
 
 export class Ledger {
   counts = { events: 0, replayed: 0, resumes: 0, lost: 0, repeated: 0 };
-  /** What of it was replayed since the last resume. */
+  /** What of it was replayed by the last resume. */
   replayed_now = 0;
-  /** The top of each stream's log when the server began to send it: up to there it is a replay. @type {Map<string, number>} */
-  tops = new Map();
+  /** The tops of the streams that a resume goes on with: what was missed of them ends there. @type {Map<string, number>} */
+  missed = new Map();
+  /** Those of streams that somebody asked for: up to there it is history. @type {Map<string, number>} */
+  history = new Map();
 
   /** @param {() => void} changed */
   constructor(changed) {
@@ -19,22 +21,27 @@ export class Ledger {
     addEventListener("pagehide", () => sessionStorage.setItem(KEPT, JSON.stringify(this.counts)));
   }
 
-  /** A frame from the server; whether it is an event that is replayed. @param {any} frame */
+  /** A frame from the server; whether it is an event from the log, and no news. @param {any} frame */
   take(frame) {
-    let replayed = false;
-    if (frame.type === "connected") {
+    const { type, stream, seq } = frame;
+    let old = false;
+    if (type === "connected") {
       this.replayed_now = 0;
-      this.tops = new Map(Object.entries(frame.streams).map(([name, { seq }]) => [name, seq]));
-      if (frame.resumed) this.counts.resumes++;
-    } else if (frame.type === "subscribed") this.tops.set(frame.stream, frame.seq);
-    else if ("seq" in frame && frame.stream) {
-      replayed = frame.seq <= (this.tops.get(frame.stream) ?? 0);
+      this.history.clear();
+      this.missed = new Map(frame.resumed ? Object.entries(frame.streams).map(([name, one]) => [name, one.seq]) : []);
+      this.counts.resumes += +frame.resumed;
+    } else if (type === "subscribed") {
+      this.missed.delete(stream);
+      this.history.set(stream, seq);
+    } else if (stream && seq !== undefined) {
+      const missed = seq <= (this.missed.get(stream) ?? 0);
+      old = missed || seq <= (this.history.get(stream) ?? 0);
       this.counts.events++;
-      this.counts.replayed += +replayed;
-      this.replayed_now += +replayed;
+      this.counts.replayed += +missed;
+      this.replayed_now += +missed;
     } else return false;
     this.changed();
-    return replayed;
+    return old;
   }
 
   /** What one reader is given: each seq is the one after the last. @param {number | null} [last] null: it may begin anywhere */

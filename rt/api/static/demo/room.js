@@ -6,7 +6,7 @@ import { clock, el, the } from "../pages/dom.js";
 
 const MAX_LINES = 200;
 /** The list of who is there is asked for this often as well: a server that was killed tells nobody. */
-const LOOK_MS = 4000;
+const LOOK_MS = 2500;
 const KEPT = "rt:demo:room";
 
 export class Room {
@@ -24,7 +24,7 @@ export class Room {
     this.name.value = sessionStorage.getItem(KEPT) ?? this.name.value;
     the("room-pick").addEventListener("submit", (event) => {
       event.preventDefault();
-      this.join();
+      if (this.open?.stream !== this.stream) this.join();
     });
     the("room-form").addEventListener("submit", (event) => {
       event.preventDefault();

@@ -59,7 +59,7 @@ class Dev:
         """Another server, as `rt web` starts it; its address."""
         port = str(free_port())
         given = {"REDIS_URL": self.redis_url, "RT_SECRET": self.secret, "RT_HOST": "127.0.0.1", "PORT": port, "RT_DRAIN_S": "1", **env}
-        one = Process("web", env=given, folder=self.folder)
+        one = Process("web", env=given)
         self.webs.append(one)
         one.wait_ready()
         return one, f"http://127.0.0.1:{port}"

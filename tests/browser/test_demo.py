@@ -223,7 +223,7 @@ async def test_every_frame_is_in_the_log_and_no_credential(desk: Desk, dev: Dev)
     await demo.page.get_by_label("Show frames that contain").fill("connect")
     await rows.filter(has_text="client").locator("summary").click()
     await expect(rows.locator("pre")).to_contain_text('"token": "…"')
-    kept = await demo.page.wait_for_function("sessionStorage.getItem('rt:demo:dora')")
+    kept = await demo.page.wait_for_function("() => sessionStorage.getItem('rt:demo:dora')")
     session = from_json_bytes(await kept.json_value())["session"]
     text = await demo.page.locator("#frames").text_content() or ""
     assert "connected" in text

@@ -102,11 +102,12 @@ class Tab:
         await self.page.evaluate("scrollTo(0, 0)")
         await self.page.screenshot(path=OUT / f"{name}.png", full_page=True, animations="disabled")
 
-    async def faults_of_access(self) -> list[str]:
-        """What axe-core, which `clients/js` installs, finds serious or critical."""
+    async def faults_of_access(self, rule: str = "") -> list[str]:
+        """What axe-core, which `clients/js` installs, finds serious or critical, by one of its rules or by all."""
         if not await self.page.evaluate("'axe' in window"):
             await self.page.evaluate((HOME / "node_modules" / "axe-core" / "axe.min.js").read_text())
-        found = await self.page.evaluate("axe.run(document, { resultTypes: ['violations'] })")
+        only = {"runOnly": [rule]} if rule else {}
+        found = await self.page.evaluate("(only) => axe.run(document, { resultTypes: ['violations'], ...only })", only)
         return [
             f"{one['impact']}: {one['id']}: {', '.join(str(node['target'][0]) for node in one['nodes'])}"
             for one in found["violations"]

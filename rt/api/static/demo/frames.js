@@ -2,7 +2,7 @@
  * Every frame in and out, the newest 500. What is a credential is not shown.
  * @module
  */
-import { el, the } from "../pages/dom.js";
+import { calm, el, the } from "../pages/dom.js";
 
 /** @typedef {{direction: "in" | "out", at: Date, frame: any, bytes: number, text: string}} Seen */
 
@@ -26,7 +26,7 @@ export class Frames {
   fresh = [];
   count = 0;
   paused = false;
-  waiting = false;
+  soon = calm(() => this.draw());
 
   constructor() {
     this.list = the("frames");
@@ -53,9 +53,7 @@ export class Frames {
     if (this.seen.length > MAX) this.seen.shift();
     this.fresh.push(one);
     if (this.fresh.length > MAX) this.fresh.shift();
-    if (this.waiting) return;
-    this.waiting = true;
-    requestAnimationFrame(() => this.draw());
+    this.soon();
   }
 
   /** @param {Seen} one */
@@ -70,7 +68,6 @@ export class Frames {
   }
 
   draw() {
-    this.waiting = false;
     the("frames-count").textContent = this.count === 1 ? "1 frame" : `${this.count.toLocaleString("en")} frames`;
     if (this.paused) return;
     const near = this.list.scrollHeight - this.list.scrollTop - this.list.clientHeight < 60;

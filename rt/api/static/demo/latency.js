@@ -2,7 +2,7 @@
  * How long events take, drawn by hand: from the log to this page, on a scale that shows 1 ms and 10 s.
  * @module
  */
-import { the } from "../pages/dom.js";
+import { calm, the } from "../pages/dom.js";
 
 /** @typedef {"event" | "replayed" | "first"} Kind */
 
@@ -32,8 +32,8 @@ const words = (ms) => (ms < 1000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFix
 export class Latency {
   /** @type {{kind: Kind, ms: number}[]} */
   samples = [];
-  waiting = false;
   width = 0;
+  soon = calm(() => this.draw());
 
   constructor() {
     const plot = the("plot");
@@ -53,12 +53,7 @@ export class Latency {
   add(kind, ms) {
     this.samples.push({ kind, ms: Math.max(0, ms) });
     if (this.samples.length > MAX) this.samples.shift();
-    if (this.waiting) return;
-    this.waiting = true;
-    requestAnimationFrame(() => {
-      this.waiting = false;
-      this.draw();
-    });
+    this.soon();
   }
 
   draw() {

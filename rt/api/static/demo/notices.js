@@ -2,7 +2,7 @@
  * What the user is notified of, on all devices and also of what came while nobody was there.
  * @module
  */
-import { clock, el, tag, the } from "../pages/dom.js";
+import { calm, clock, el, tag, the } from "../pages/dom.js";
 
 const MAX_SHOWN = 50;
 
@@ -13,8 +13,8 @@ export class Notices {
   /** The newest event of the user's stream that is shown here. */
   seq = 0;
   epoch = "";
-  /** @type {ReturnType<typeof setTimeout> | undefined} */
-  timer;
+  /** Nobody has asked for it: what goes wrong is not told, and takes no other fault's place. */
+  soon = calm(() => this.look().catch(() => {}));
 
   /** @param {import("../rt.js").Client} rt @param {import("../pages/sign-in.js").Me} me @param {import("./ledger.js").Ledger} ledger */
   constructor(rt, me, ledger) {
@@ -56,12 +56,6 @@ export class Notices {
     while (this.list.childElementCount > MAX_SHOWN) this.list.lastElementChild?.remove();
   }
 
-  /** Of many that come at once the last one asks. */
-  soon() {
-    clearTimeout(this.timer);
-    this.timer = setTimeout(() => this.attempt(this.look()), 50);
-  }
-
   async look() {
     const { unread, read } = await this.me.call("GET", `${this.path}/unread`);
     this.epoch = read.split(":")[0];
@@ -82,7 +76,7 @@ export class Notices {
     one.className = count ? "tag info" : "tag";
   }
 
-  /** What goes wrong is said under the form. @param {Promise<unknown>} what */
+  /** What goes wrong with what somebody asked for is said under the form. @param {Promise<unknown>} what */
   async attempt(what) {
     const fault = await what.then(
       () => "",

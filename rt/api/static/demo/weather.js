@@ -2,7 +2,7 @@
  * How the session stands, in words; and the buttons that break something, so that one sees it mend.
  * @module
  */
-import { the } from "../pages/dom.js";
+import { calm, the } from "../pages/dom.js";
 
 /** @typedef {import("../rt.js").Changed} Changed */
 
@@ -19,8 +19,6 @@ export class Weather {
   was_open = false;
   resumed_at = -Infinity;
   drawn = "";
-  /** @type {ReturnType<typeof setTimeout> | undefined} */
-  timer;
 
   /**
    * @param {import("./ledger.js").Ledger} ledger @param {import("./socket.js").Line} line
@@ -87,14 +85,15 @@ export class Weather {
     the("drop").textContent = this.state === "taken" ? "Take the session back" : "Drop the connection";
   }
 
-  counts() {
+  /** The counts have changed. */
+  counts = calm(() => {
     for (const [name, count] of Object.entries(this.ledger.counts)) {
       const one = the(`count-${name}`);
-      one.textContent = count.toLocaleString("en");
-      one.parentElement?.classList.toggle("wrong", (name === "lost" || name === "repeated") && count > 0);
+      const text = count.toLocaleString("en");
+      if (one.textContent === text) continue;
+      one.textContent = text;
+      one.parentElement?.classList.toggle("wrong", name === "lost" || name === "repeated");
     }
-    // Who hears it is not told of every single event.
-    clearTimeout(this.timer);
-    this.timer = setTimeout(() => this.show(), 150);
-  }
+    this.show();
+  }, 150);
 }

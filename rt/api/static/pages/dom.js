@@ -35,5 +35,17 @@ export function tag(tone, sign, text) {
   return el("span", { className: `tag ${tone}`, "data-sign": sign }, text);
 }
 
+/** What draws when it is asked to, soon, and at most every `ms`: of many changes somebody sees the last. @param {() => void} draw */
+export function calm(draw, ms = 100) {
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  let timer;
+  return () => {
+    timer ??= setTimeout(() => {
+      timer = undefined;
+      draw();
+    }, ms);
+  };
+}
+
 /** 14:03:22 of a time in Unix ms. @param {number} ts */
 export const clock = (ts) => new Date(ts).toLocaleTimeString([], { hour12: false });

@@ -8,9 +8,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+import websockets
 from playwright.async_api import expect
 
-from rt.codec import from_json_bytes
+from rt.codec import from_json_bytes, to_json_bytes
 from tests.browser.desk import OUT, Desk, Dev, Tab, needs_axe, needs_browser
 from tests.helpers import eventually
 
@@ -145,6 +146,20 @@ async def test_an_answer_goes_on_when_its_worker_is_killed(desk: Desk, dev: Dev)
     job = await demo.whole(dev, "mia")
     assert job["attempt"] == 2
     await expect(demo.turn.locator(".words")).to_contain_text("went on in attempt 2")
+
+
+async def test_a_session_that_somebody_took_is_taken_back(desk: Desk, dev: Dev) -> None:
+    demo = await Demo.open(desk, "pia")
+    await demo.ask(length=40, pace=40)
+    await demo.streams(10)
+    kept = await demo.page.wait_for_function("() => sessionStorage.getItem('rt:demo:pia')")
+    session = from_json_bytes(await kept.json_value())["session"]
+    async with websockets.connect(f"{dev.url.replace('http', 'ws')}/v1/ws") as thief:
+        await thief.send(to_json_bytes({"type": "connect", "token": dev.token("pia"), "session": session}).decode())
+        await expect(demo.state).to_have_text("Open in another tab")
+        await demo.page.get_by_role("button", name="Take the session back").click()
+        await expect(demo.state).to_have_text(re.compile("^Live, resumed"))
+    await demo.whole(dev, "pia")
 
 
 async def test_what_is_lost_or_comes_twice_would_be_counted(desk: Desk) -> None:
@@ -418,6 +433,7 @@ async def test_elsewhere_somebody_signs_in_with_a_token(desk: Desk, dev: Dev) ->
     # What this token may not do is said where it was tried.
     await tab.page.get_by_role("button", name="Notify").click()
     await expect(tab.page.locator("#notices-fault")).to_contain_text("notifications:send")
+    await eventually(lambda: any("403" in one for one in tab.faults))
     tab.faults = [one for one in tab.faults if "403" not in one]
 
 

@@ -3,7 +3,7 @@
  * log, and a prompt that nobody has confirmed is sent again under the same key.
  * @module
  */
-import { JobCancelled } from "../rt.js";
+import { Disconnected, JobCancelled } from "../rt.js";
 import { el, tag, the } from "../pages/dom.js";
 
 /** @typedef {{prompt: string, input: Record<string, any>, key: string, job_id: string | null, text: string, state: string, note: string}} Turn */
@@ -157,7 +157,8 @@ export class Chat {
       turn.state = "completed";
       note(`${turn.text.length} characters`);
     } catch (error) {
-      turn.state = error instanceof JobCancelled ? "stopped" : "failed";
+      // Who is disconnected for good has not heard the end: the next page does.
+      if (!(error instanceof Disconnected)) turn.state = error instanceof JobCancelled ? "stopped" : "failed";
       note(error instanceof Error ? error.message : String(error));
     }
     this.job = null;

@@ -30,8 +30,7 @@ const line = new Line((direction, frame, bytes) => {
   const replayed = ledger.take(frame);
   if (frame.type === "job.delta") latency.add(replayed ? "replayed" : "event", Date.now() - frame.ts);
 });
-const session = { reconnect: () => {} };
-const weather = new Weather(ledger, line, me, session);
+const weather = new Weather(ledger, line, me);
 weather.counts();
 who(me);
 
@@ -43,12 +42,11 @@ try {
     open_timeout_s: Infinity,
     on_state: (changed) => weather.changed(changed),
   });
-  session.reconnect = () => rt.reconnect();
   new Chat(rt, ledger, (ms) => latency.add("first", ms));
   new Room(rt, me, ledger);
   new Notices(rt, me, ledger);
   new Code(me);
-  if (rt.transport === "sse") weather.say("WebSockets are blocked here. Server-Sent Events do as well; frames and latency are not shown.");
+  if (rt.transport === "sse") weather.say("WebSockets are blocked here: it goes on with Server-Sent Events, whose frames and latency are not shown.");
 } catch (error) {
   if (!(error instanceof Stopped) || me.server.dev) throw error;
   me.again(`The server did not take that token: ${error.reason}`);

@@ -30,7 +30,7 @@ export class Notices {
       this.attempt(me.call("POST", "/v1/notifications", { user: value("notice-to"), title: value("notice-title"), level: value("notice-level") }));
     });
     the("read").addEventListener("click", () => this.attempt(this.mark()));
-    this.read(ledger);
+    this.attempt(this.read(ledger));
     this.soon();
   }
 

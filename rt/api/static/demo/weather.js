@@ -21,13 +21,13 @@ export class Weather {
   drawn = "";
 
   /**
-   * @param {import("./ledger.js").Ledger} ledger @param {import("./socket.js").Line} line
-   * @param {import("../pages/sign-in.js").Me} me @param {{reconnect: () => void}} session
+   * @param {import("./ledger.js").Ledger} ledger @param {import("./socket.js").Line} line @param {import("../pages/sign-in.js").Me} me
    */
-  constructor(ledger, line, me, session) {
+  constructor(ledger, line, me) {
     this.ledger = ledger;
     the("drop").addEventListener("click", () => {
-      if (this.state === "taken") return session.reconnect();
+      // Every reader has ended: the page begins anew, where it was.
+      if (this.state === "taken") return location.reload();
       line.cut(+(/** @type {HTMLSelectElement} */ (the("away")).value));
     });
     the("reload").addEventListener("click", () => location.reload());

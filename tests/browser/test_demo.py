@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import websockets
-from playwright.async_api import expect
+from playwright.async_api import WebSocketRoute, expect
 
 from rt.codec import from_json_bytes, to_json_bytes
 from tests.browser.desk import OUT, Desk, Dev, Tab, needs_axe, needs_browser
@@ -120,18 +120,30 @@ async def test_a_reload_goes_on_where_the_page_was(desk: Desk, dev: Dev) -> None
 
 
 async def test_a_prompt_that_nobody_has_confirmed_is_sent_again_and_asked_once(desk: Desk, dev: Dev) -> None:
+    deaf: list[bool] = []
+
+    def connect(page: WebSocketRoute) -> None:
+        """The first connection says nothing more once it has carried the submission."""
+        server, first = page.connect_to_server(), not deaf
+        deaf.append(False)
+
+        def sent(text: str | bytes) -> None:
+            deaf[0] = deaf[0] or '"generate"' in str(text)
+            server.send(text)
+
+        page.on_message(sent)
+        server.on_message(lambda text: None if first and deaf[0] else page.send(text))
+
+    await (await desk.profile("ben")).route_web_socket(re.compile("/v1/ws$"), connect)
     demo = await Demo.open(desk, "ben")
-    await demo.page.locator("#pace").select_option("0")
-    await demo.page.locator("#away").select_option("8")
-    # The submission leaves, and its answer finds nobody.
-    await demo.page.evaluate("for (const id of ['send', 'drop']) document.getElementById(id).click()")
-    await expect(demo.mark).to_have_text("sent")
+    await demo.ask(length=40)
     async with dev.http("ben") as http:
 
         async def asked() -> int:
             return len((await http.get("/v1/jobs", params={"job": "generate"})).json()["items"])
 
         await eventually(asked)
+        await expect(demo.mark).to_have_text("sent")
         await demo.page.reload()
         await demo.whole(dev, "ben")
         assert await asked() == 1
@@ -154,7 +166,7 @@ async def test_a_session_that_somebody_took_is_taken_back(desk: Desk, dev: Dev) 
     await demo.streams(10)
     kept = await demo.page.wait_for_function("() => sessionStorage.getItem('rt:demo:pia')")
     session = from_json_bytes(await kept.json_value())["session"]
-    async with websockets.connect(f"{dev.url.replace('http', 'ws')}/v1/ws") as thief:
+    async with websockets.connect(f"{dev.url.replace('http', 'ws')}/v1/ws", close_timeout=0.1) as thief:
         await thief.send(to_json_bytes({"type": "connect", "token": dev.token("pia"), "session": session}).decode())
         await expect(demo.state).to_have_text("Open in another tab")
         await demo.page.get_by_role("button", name="Take the session back").click()
@@ -263,7 +275,6 @@ async def test_the_log_of_frames_is_bounded(desk: Desk) -> None:
         }"""
     )
     assert await demo.page.locator("#frames details").count() == 500
-    await expect(demo.page.locator("#frames details").last).to_contain_text("job.delta")
 
 
 async def test_it_works_by_keyboard_alone(desk: Desk, dev: Dev) -> None:

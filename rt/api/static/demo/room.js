@@ -7,6 +7,8 @@ import { clock, el, the } from "../pages/dom.js";
 const MAX_LINES = 200;
 /** The list of who is there is asked for this often as well: a server that was killed tells nobody. */
 const LOOK_MS = 2500;
+/** Who has come back is in the list after about a second. */
+const SEEN_MS = 1200;
 const KEPT = "rt:demo:room";
 
 export class Room {
@@ -31,6 +33,7 @@ export class Room {
       this.say();
     });
     setInterval(() => document.visibilityState === "visible" && this.look(), LOOK_MS);
+    rt.on_state(({ state }) => state === "open" && setTimeout(() => this.look(), SEEN_MS));
     this.join();
   }
 
@@ -94,6 +97,8 @@ export class Room {
   /** Who is there now. */
   async look() {
     const { stream } = this;
+    // Whoever is away does not see who is there.
+    if (this.rt.state !== "open") return;
     const { items } = await this.me.call("GET", `/v1/streams/${encodeURIComponent(stream)}/presence?limit=50`).catch(() => ({ items: null }));
     if (!items || stream !== this.stream) return;
     const people = items.map((/** @type {{subject: string, sessions: number}} */ { subject, sessions }) => {

@@ -105,7 +105,8 @@ function ask(hint) {
     el("button", { className: "main" }, "Go on"),
   );
   const dialog = el("dialog", { "aria-labelledby": "sign-in-title" }, form);
-  dialog.addEventListener("cancel", (event) => event.preventDefault());
+  // There is nothing behind it. (A browser lets Escape close it, whoever prevents that.)
+  dialog.addEventListener("close", () => dialog.isConnected && dialog.showModal());
   document.body.append(dialog);
   dialog.showModal();
   return new Promise((resolve) => {

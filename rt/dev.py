@@ -201,6 +201,7 @@ def _environment(redis_url: str, secret: str, host: str, port: int) -> dict[str,
         # Their output goes through a pipe, at whose end somebody reads.
         env.setdefault("RT_LOG", "console")
     env.setdefault("RT_DRAIN_S", str(DRAIN_S))
+    env.setdefault("RT_CONSOLE", "full")
     ours = {"REDIS_URL": redis_url, "RT_SECRET": secret, "RT_HOST": host, "PORT": str(port), "RT_DEV": "1", "PYTHONUNBUFFERED": "1"}
     return env | ours
 

@@ -215,3 +215,11 @@ def worker(name: str) -> str:
 
 
 WORKERS = "rt:workers"
+
+#: The pub/sub channel on which every process is asked what it is doing (`rt.inspect`).
+QUESTIONS = "rt:questions"
+
+
+def answers(process: str) -> str:
+    """The pub/sub channel on which a process hears the answers to its own questions."""
+    return f"rt:answers:{process}"

@@ -42,6 +42,8 @@ class Settings(BaseSettings):
     """Signs and checks HS256 tokens; at least 32 bytes. Without it `rt web` refuses to start; `rt dev` makes one."""
     allowed_origins: str = ""
     """Origins of browsers' pages that may open a WebSocket, separated by commas; "*" allows all. Empty: the server's own origin only."""
+    console: Literal["off", "read", "full"] = "off"
+    """The page `/console` and its calls, for the scope `admin`; "read": without running jobs again. `rt dev`: full."""
     log: Literal["auto", "console", "json"] = "auto"
     """auto: console on a terminal, json elsewhere."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"

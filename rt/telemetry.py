@@ -62,6 +62,40 @@ class Metrics:
 
 metrics = Metrics()
 
+#: Counters that are told apart by a label as well: which one matters.
+_APART = {"rt_jobs_finished": "outcome"}
+
+
+def numbers() -> dict[str, Any]:
+    """All metrics, small enough to be sent about each second.
+
+    `{"counts": {name: value}, "times": {name: {"le": [upper bounds], "counts": [cumulative, the last one is all], "sum": …}}}`:
+    counters and gauges are summed over their labels, histograms as well. `name:value` is a counter's part with one value of a label.
+    """
+    counts: dict[str, float] = {}
+    times: dict[str, dict[str, Any]] = {}
+    for family in REGISTRY.collect():
+        if family.type == "histogram":
+            bounds: dict[float, float] = {}
+            total = 0.0
+            for sample in family.samples:
+                if sample.name.endswith("_bucket"):
+                    le = float(sample.labels["le"])
+                    bounds[le] = bounds.get(le, 0) + sample.value
+                elif sample.name.endswith("_sum"):
+                    total += sample.value
+            les = sorted(bounds)
+            times[family.name] = {"le": les[:-1], "counts": [bounds[le] for le in les], "sum": total}
+            continue
+        counts[family.name] = 0.0
+        for sample in family.samples:
+            if not sample.name.endswith("_created"):
+                counts[family.name] += sample.value
+                if family.name in _APART:
+                    part = f"{family.name}:{sample.labels[_APART[family.name]]}"
+                    counts[part] = counts.get(part, 0.0) + sample.value
+    return {"counts": counts, "times": times}
+
 
 def configure_logging(settings: Settings) -> None:
     """One chain for our logs and those of uvicorn, arq and redis: JSON lines, or a console on a terminal."""

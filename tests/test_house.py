@@ -32,6 +32,7 @@ LINES: list[tuple[str, set[str]]] = [
             "rt.pipeline",
             "rt.sentinel",
             "rt.redis",
+            "rt.inspect",
             "rt.tokens",
             "rt.localredis",
             "rt.signals",

@@ -5,6 +5,7 @@ subscriptions in tasks of their own; each answers with a message. All of them en
 """
 
 import asyncio
+import sys
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
@@ -108,7 +109,9 @@ class ConnectionActor(Actor[m.Message | None]):
         "_token",
         "_told",
         "_watches",
+        "client",
         "close_code",
+        "opened_at",
         "outbox",
         "session",
     )
@@ -120,8 +123,12 @@ class ConnectionActor(Actor[m.Message | None]):
         self._socket = socket
         self._token = token
         self._loop = asyncio.get_running_loop()
+        #: When it was, by the loop's clock.
+        self.opened_at = self._loop.time()
+        #: What the client calls itself, "" for nothing; one object for all that say the same.
+        self.client = ""
         config = Config(settings.heartbeat_s, settings.connect_timeout_s, settings.max_message_bytes)
-        self.session = Session(parts.router, config, self._loop.time())
+        self.session = Session(parts.router, config, self.opened_at)
         self.outbox = Outbox(
             self._socket,
             msgpack=msgpack,
@@ -404,6 +411,8 @@ class ConnectionActor(Actor[m.Message | None]):
         if stored.resumed or connect.session is not None:
             metrics.resumes.labels("resumed" if stored.resumed else "unknown").inc()
         self.outbox.batch = connect.batch
+        if connect.client is not None:
+            self.client = sys.intern(f"{connect.client.name} {connect.client.version}".rstrip())
         self._entry = Entry(claims.tenant, claims.subject, stored.id, stored.generation, lambda: self._spawn(self._refused()))
         parts.cursors.add(self._entry)
         self._entry.fields = {f"c:{name}": "" for name in refused}

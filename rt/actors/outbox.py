@@ -117,6 +117,11 @@ class Outbox:
     def waiting(self) -> int:
         return self._bytes + self._socket.unsent
 
+    @property
+    def frames(self) -> int:
+        """Frames that wait; an announcement counts as one."""
+        return len(self._frames) + (self._live is not None)
+
     async def wait_calm(self) -> None:
         """Returns when less than twice the limit waits: who asks for answers without reading them asks no more."""
         await self._calm.wait()

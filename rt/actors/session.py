@@ -208,6 +208,11 @@ class Session:
             return False
         return any(follow.watched and not follow.ticket for stream in self._wanted if (follow := self.follows.get(stream)))
 
+    @property
+    def received_at(self) -> float:
+        """When the client last said something."""
+        return self._received_at
+
     def next_tick(self) -> float:
         """When a Tick is wanted."""
         if not self.connected:

@@ -10,9 +10,10 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rt import __version__
-from rt.api import dev, health, inputs, jobs, letters, notifications, problems, streams, tickets
+from rt.api import console, dev, health, inputs, jobs, letters, notifications, problems, streams, tickets
 from rt.api.auth import Authenticator
 from rt.api.docs import docs
+from rt.api.insight import web_looks
 from rt.api.pages import pages
 from rt.api.problems import BodyLimit, Unexpected, problem
 from rt.api.services import open_services
@@ -62,7 +63,9 @@ class Web:
             submissions = one.cls(submissions, *one.args, **one.kwargs)
         self._submissions = submissions
         problems.install(self._http)
-        known = (jobs.router, inputs.router, letters.router, streams.router, notifications.router, tickets.router, health.router)
+        known = [jobs.router, inputs.router, letters.router, streams.router, notifications.router, tickets.router, health.router]
+        if settings.console != "off":
+            known.append(console.router)
         for router in (*known, docs(self._http), pages(settings)):
             self._http.include_router(router)
         if settings.dev:
@@ -85,7 +88,7 @@ class Web:
 
     @asynccontextmanager
     async def _lifespan(self, http: FastAPI) -> AsyncIterator[None]:
-        async with open_services(self._app, self._settings) as services:
+        async with open_services(self._app, self._settings, web_looks) as services:
             authenticator = Authenticator(self._settings, services.store)
             http.state.services = self.state.services = services
             http.state.authenticator = self.state.authenticator = authenticator

@@ -7,7 +7,6 @@ would do for this one route is here.
 import asyncio
 import base64
 import binascii
-import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -60,7 +59,6 @@ class WebSocketEndpoint:
         met = await self._meet(scope, receive, send)
         if met is None:
             return
-        began = time.monotonic()
         socket, token = met
         actor = ConnectionActor(f"connection {id(socket):x}", self._parts, socket, msgpack=socket.msgpack, token=token)
         del met, token  # a connection lives for hours
@@ -71,7 +69,7 @@ class WebSocketEndpoint:
             actor.stop()
             await asyncio.wait({life})
             metrics.connections.dec()
-            metrics.connection_seconds.observe(time.monotonic() - began)
+            metrics.connection_seconds.observe(asyncio.get_running_loop().time() - actor.opened_at)
             code = actor.close_code if actor.close_code is not None else socket.peer_code
             metrics.disconnects.labels(str(code) if 1000 <= code < 5000 else "other").inc()
 

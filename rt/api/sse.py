@@ -70,9 +70,11 @@ class Feed:
     `cursor` None: from now on. With the `record` of a job it ends after the job's terminal event.
     """
 
-    def __init__(self, services: Services, tenant: str, stream: str, cursor: Cursor | None, record: JobRecord | None = None) -> None:
+    def __init__(self, services: Services, who: Claims, stream: str, cursor: Cursor | None, record: JobRecord | None = None) -> None:
         self._services = services
-        self._tenant, self._stream, self._record = tenant, stream, record
+        #: Whose it is.
+        self.subject = who.subject
+        self._tenant, self._stream, self._record = who.tenant, stream, record
         self._from_now = cursor is None
         #: What the reader has, once it has taken what waits.
         self._at = cursor or START
@@ -82,6 +84,11 @@ class Feed:
         self._bytes = 0
         self._wake = asyncio.Event()
         self._over = False
+
+    @property
+    def at(self) -> Cursor:
+        """How far it was sent the stream, once it has taken what waits."""
+        return self._at
 
     # the tail's sink
 
@@ -211,7 +218,7 @@ class EventStream(Response):
         self.init_headers({"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         self._services = services
         self._expires_at = who.expires_at
-        self._feed = Feed(services, who.tenant, stream, cursor, record)
+        self._feed = Feed(services, who, stream, cursor, record)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         services = self._services

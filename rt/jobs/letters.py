@@ -13,7 +13,7 @@ from rt import keys
 from rt.codec import from_json_bytes, to_json_bytes
 from rt.errors import Refused
 from rt.jobs.job import JobDef
-from rt.jobs.payload import BadPayload, decode_job
+from rt.jobs.payload import BadPayload, Payload, decode_job
 from rt.jobs.queue import Accepted, JobQueue, NewJob, hash_fields, newest, rfc3339
 from rt.redis import Store, load_script
 
@@ -55,13 +55,7 @@ class DeadLetter:
         """
         if self.payload is None:
             raise BadPayload(f"its {self.payload_bytes} bytes were too many to keep" if self.payload_bytes else "it had expired")
-        read = decode_job(self.payload)
-        named = job.named(read.args, read.kwargs) if job else {f"argument {i + 1}": one for i, one in enumerate(read.args)} | read.kwargs
-        try:
-            value: dict[str, Any] = from_json_bytes(to_json_bytes(named))
-        except ValueError:
-            raise BadPayload("it has no JSON form, or is nested too deep") from None
-        return value
+        return as_input(decode_job(self.payload), job)
 
     def public(self) -> dict[str, Any]:
         """An item of `GET /v1/dead-letters`: nothing of the input."""
@@ -93,6 +87,16 @@ class DeadLetter:
         if self.max_attempts:
             out["max_attempts"] = self.max_attempts
         return out
+
+
+def as_input(read: Payload, job: JobDef | None) -> dict[str, Any]:
+    """A payload's arguments as JSON has them, by name. Raises BadPayload."""
+    named = job.named(read.args, read.kwargs) if job else {f"argument {i + 1}": one for i, one in enumerate(read.args)} | read.kwargs
+    try:
+        value: dict[str, Any] = from_json_bytes(to_json_bytes(named))
+    except ValueError:
+        raise BadPayload("it has no JSON form, or is nested too deep") from None
+    return value
 
 
 def _error(one: dict[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,10 @@ from rt.codec import DecodeError, TooDeep, from_json_bytes, to_json_bytes
 Codec = Literal["json", "pickle"]
 
 
+#: Stands for what a script does not know of the job that it ends.
+_NOBODY_S = "<unknown>"
+
+
 class BadPayload(ValueError):
     """The bytes of a job cannot be read; the text says why and quotes nothing of them."""
 
@@ -45,6 +49,14 @@ def decode_job(raw: bytes) -> Payload:
         return Payload(str(value["f"]), tuple(value["a"]), dict(value["k"]), int(value["et"]), codec, "rt" in value)
     except (KeyError, TypeError, ValueError):
         raise BadPayload("not laid out as arq lays out a job") from None
+
+
+def decode_result(raw: bytes) -> Payload:
+    """What a job was given, from its result record, which holds it as well. Raises BadPayload."""
+    payload = decode_job(raw)
+    if payload.function == _NOBODY_S:
+        raise BadPayload("it was ended before anybody read what it was given")
+    return payload
 
 
 def _decode(raw: bytes) -> tuple[dict[str, Any], Codec]:
@@ -129,10 +141,8 @@ def lua_results() -> list[bytes]:
     out = []
     for error in (asyncio.CancelledError(), RuntimeError("the job was ended before it could finish")):
         for codec in ("pickle", "json"):
-            payload = Payload("<unknown>", (), {}, 0, "pickle" if codec == "pickle" else "json", False)
+            payload = Payload(_NOBODY_S, (), {}, 0, "pickle" if codec == "pickle" else "json", False)
             out.append(
-                encode_result(
-                    payload, job_id="<unknown>", queue="<unknown>", tries=0, success=False, result=error, started_ms=0, finished_ms=0
-                )
+                encode_result(payload, job_id=_NOBODY_S, queue=_NOBODY_S, tries=0, success=False, result=error, started_ms=0, finished_ms=0)
             )
     return out

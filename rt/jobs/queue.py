@@ -4,6 +4,7 @@ Jobs are written as arq 0.28 writes them, so that arq's clients and ours share o
 attempt, fence, result, where the job is announced) stands in the meta of the job's stream.
 """
 
+import asyncio
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterable
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from arq.constants import job_key_prefix
+from arq.constants import job_key_prefix, result_key_prefix
 
 from rt import events, keys
 from rt.codec import from_json_bytes
@@ -79,6 +80,7 @@ class JobRecord:
     error: Any = None
     usage: Any = None
     request_id: str = ""
+    timeout_ms: int = 0
 
     def public(self) -> dict[str, Any]:
         """The answer of `GET /v1/jobs/{id}`."""
@@ -182,15 +184,19 @@ class JobQueue:
 
     async def get(self, tenant: str, job_id: str) -> JobRecord | None:
         """A job's record, or None. A plain arq client's job is known from its payload until a worker has it."""
+        return (await self.look(tenant, job_id))[0]
+
+    async def look(self, tenant: str, job_id: str) -> tuple[JobRecord | None, dict[str, bytes]]:
+        """As `get`, with everything that stands in the job's meta."""
         unclaimed, *known = await self._store.run(LOOK, [keys.meta(tenant, keys.job_stream(job_id)), self.name], [job_id, tenant])
         if not unclaimed:
             fields = hash_fields(known)
-            return _record(job_id, fields) if "status" in fields else None
+            return (_record(job_id, fields), fields) if "status" in fields else (None, {})
         try:
             read = decode_job(unclaimed)
         except BadPayload:
-            return JobRecord(job_id, "<unreadable>", "queued", 0, "", "", (), 0)
-        return JobRecord(job_id, read.function, "queued", 0, "", "", (), read.enqueued_ms)
+            return JobRecord(job_id, "<unreadable>", "queued", 0, "", "", (), 0), {}
+        return JobRecord(job_id, read.function, "queued", 0, "", "", (), read.enqueued_ms), {}
 
     async def list(
         self,
@@ -228,6 +234,16 @@ class JobQueue:
             raise Refused("conflict", f"the job has {before} already", facts={"job_id": job_id, "status": before})
         return before, now
 
+    async def payload(self, job_id: str) -> bytes | None:
+        """What an unfinished job was given, as it stands in the queue; None once it has ended."""
+        found: bytes | None = await self._store.call("GET", job_key_prefix + job_id)
+        return found
+
+    async def arq_result(self, job_id: str) -> bytes | None:
+        """What is kept for arq's clients of a job that has ended, for `keep_result_s`."""
+        found: bytes | None = await self._store.call("GET", result_key_prefix + job_id)
+        return found
+
     async def depth(self) -> dict[str, int]:
         """Jobs that wait (deferred ones too) and jobs that run."""
         queued = int(await self._store.call("ZCARD", self.name))
@@ -256,13 +272,14 @@ async def newest(
     found: list[T] = []
     looked = 0
     while looked < 2000:
-        page = await store.call("ZRANGE", index, below, "-inf", "BYSCORE", "REV", "LIMIT", skip, 100, "WITHSCORES")
+        # Without a filter the first page is all that is looked at.
+        count = 100 if looked else min(limit, 100)
+        page = await store.call("ZRANGE", index, below, "-inf", "BYSCORE", "REV", "LIMIT", skip, count, "WITHSCORES")
         if not page:
             return found, None
         # An id of a plain arq client that is no text cannot be named: nothing is found under what it decodes to.
         ids, scores = [one.decode(errors="replace") for one in page[::2]], [int(float(one)) for one in page[1::2]]
-        for id, score in zip(ids, scores, strict=True):
-            item = await load(id)
+        for item, score in zip(await asyncio.gather(*map(load, ids)), scores, strict=True):
             looked += 1
             # The cursor is a time and how many of that very millisecond were seen: ids need no order.
             skip = skip + 1 if str(score) == below else 1
@@ -304,6 +321,7 @@ def _record(job_id: str, fields: dict[str, bytes]) -> JobRecord:
         error=value("error"),
         usage=value("usage"),
         request_id=text("request_id"),
+        timeout_ms=number("timeout_ms"),
     )
 
 

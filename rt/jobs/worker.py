@@ -24,7 +24,9 @@ from rt import __version__, keys
 from rt.app import App
 from rt.codec import to_json_bytes
 from rt.errors import Unavailable
+from rt.inspect import Inspector
 from rt.jobs.ends import writer_of_ends
+from rt.jobs.insight import worker_looks
 from rt.jobs.janitor import SWEEP, Janitor
 from rt.jobs.job import Cancelled, Completed, Failed, HandedBack, Lost, Retrying
 from rt.jobs.leases import Lease, Leases
@@ -83,6 +85,7 @@ class Worker(ArqWorker):
         self._next_due_s: float | None = None
         self._claimer, self._claim_number = secrets.token_hex(8), 1
         self._poll_s = settings.poll_s
+        self.inspector = Inspector(store, "worker", worker_looks(self), self.name)
         super().__init__(
             [func(_never, name=name) for name in app.jobs] or [func(_never, name="-")],
             queue_name=settings.queue,
@@ -113,6 +116,7 @@ class Worker(ArqWorker):
                         "ticks": self._tick(),
                         "wake-ups": self._listen(),
                         "heartbeat": self._heartbeat(),
+                        "inspector": self.inspector.run(),
                         "janitor": Janitor(self.store, self.streams, self.queue, self.settings).run(),
                     }.items()
                 ]
@@ -305,11 +309,14 @@ class Worker(ArqWorker):
     async def _hear(self, listener: Listener) -> None:
         space = f"__keyspace@{self.store.db}__"
         bell, abort = keys.doorbell(self.queue_name), f"{space}:arq:abort"
-        await listener.subscribe(bell, f"{space}:{self.queue_name}", abort)
+        asked = self.inspector.channels
+        await listener.subscribe(bell, f"{space}:{self.queue_name}", abort, *asked)
         while True:
             kind, channel, data = await listener.hear()
             if kind == "subscribe":
                 self._wake.set()  # what came while nobody listened
+            elif hear := asked.get(channel):
+                hear(data)
             elif channel == bell and data.startswith(b"cancel "):
                 await self._nudged([data[7:].decode()])
             elif channel == bell and data.startswith(b"input "):

@@ -221,3 +221,42 @@ class Cursors:
             if one.refused and one in self._entries:
                 self._entries.discard(one)
                 one.taken_over()
+
+
+async def stored_session(store: Store, tenant: str, id: str) -> dict[str, Any] | None:
+    """What is stored of a session, for a person who looks: `{owner, generation, expires_s, streams, done}`; None when there is none.
+
+    `streams` are those that it follows: `{stream, cursor, by?}`, `by` being the stream and seq of its `job.created`; `done` are jobs that
+    it is done with. A session follows a thousand streams at most. Raises Unavailable.
+    """
+    key = keys.cursors(tenant, id)
+    fields, ttl = await asyncio.gather(store.call("HGETALL", key), store.call("TTL", key))
+    known = {name.decode(): value.decode() for name, value in zip(fields[::2], fields[1::2], strict=True)}
+    if "owner" not in known:
+        return None
+    streams: list[dict[str, Any]] = []
+    for name, value in sorted(known.items()):
+        if name.startswith("c:"):
+            cursor, _, by = value.partition(" ")
+            streams.append({"stream": name[2:], "cursor": cursor} | ({"by": by} if by else {}))
+    return {
+        "owner": known["owner"],
+        "generation": int(known.get("generation", 0)),
+        "expires_s": max(0, int(ttl)),
+        "streams": streams,
+        "done": sorted(name[2:] for name in known if name.startswith("d:")),
+    }
+
+
+async def stored_cursors(store: Store, tenant: str, sessions: list[str], stream: str) -> list[dict[str, Any]]:
+    """How far sessions have acknowledged a stream: `{session, owner, cursor, done}` of each that exists.
+
+    `cursor` is None where it does not follow the stream, `done` True where it is done with the job whose stream it is. Raises Unavailable.
+    """
+    fields = ("owner", f"c:{stream}", f"d:{stream}")
+    found = await asyncio.gather(*(store.call("HMGET", keys.cursors(tenant, one), *fields) for one in sessions))
+    return [
+        {"session": id, "owner": owner.decode(), "cursor": cursor.decode().partition(" ")[0] if cursor else None, "done": done is not None}
+        for id, (owner, cursor, done) in zip(sessions, found, strict=True)
+        if owner
+    ]

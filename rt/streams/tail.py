@@ -8,7 +8,7 @@ whatever a broken connection swallowed by a check of all of them after it is bac
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -79,6 +79,8 @@ class Tail:
         self._store = store
         self._streams = streams
         self._followed: dict[str, _Followed] = {}
+        #: Channels that are no stream's, and who hears them: the process needs no second connection for them.
+        self._others: dict[str, Callable[[bytes], None]] = {}
         self._to_subscribe: set[str] = set()
         self._to_drop: set[str] = set()
         #: SUBSCRIBEs of this connection that Redis has not confirmed, by channel. An earlier one's confirmation says nothing
@@ -94,6 +96,15 @@ class Tail:
 
     def statistics(self) -> dict[str, int]:
         return {"streams": len(self._followed), "sinks": sum(len(one.sinks) for one in self._followed.values())}
+
+    def sinks(self, tenant: str, stream: str) -> list[Sink]:
+        """Who follows a stream in this process."""
+        one = self._followed.get(keys.live(tenant, stream))
+        return list(one.sinks) if one else []
+
+    def hear(self, channels: Mapping[str, Callable[[bytes], None]]) -> None:
+        """Calls each function with every message of its channel; it must return at once and never raise. To be said before `run`."""
+        self._others |= channels
 
     async def follow(self, tenant: str, stream: str, sink: Sink) -> None:
         """Registers `sink` at once, and returns when announcements of the stream are certain to arrive.
@@ -157,7 +168,7 @@ class Tail:
         self._unconfirmed = {_ALWAYS, *self._followed}
         self._asked.clear()
         # A channel that nobody uses keeps the connection subscribed, so that it can be read before the first follow.
-        await listener.subscribe(_ALWAYS)
+        await listener.subscribe(*self._others, _ALWAYS)
         subscriber = group.create_task(self._subscribe(listener), name="tail subscriptions")
         self._listener = listener
         try:
@@ -169,6 +180,8 @@ class Tail:
                         # What comes before the confirmation may come from an earlier subscription, which has ended since.
                         if (one := self._followed.get(channel)) and one.confirmed.open:
                             self._announce(one, data)
+                        elif other := self._others.get(channel):
+                            other(data)
                     elif kind == "subscribe":
                         self._subscribed(channel)
                     message = listener.heard()

@@ -359,23 +359,29 @@ async def test_no_answer_holds_a_token(web: Web) -> None:
 
 async def test_killed_processes_vanish_and_the_rest_is_still_answered(tmp_path: Path) -> None:
     with Stack(tmp_path, RT_CONSOLE="read") as stack:
-        stack.start(webs=2, workers=2)
+        stack.start(webs=2)
         async with stack.http("root", scopes=("admin",)) as admin:
-            before = await eventually(lambda: _workers(admin, {"live": 2}))
-            token = stack.token()
-            async with connect(f"http://127.0.0.1:{stack.ports[1]}", token=token) as client:
+            await eventually(lambda: _workers(admin, {"live": 1}))
+            async with connect(f"http://127.0.0.1:{stack.ports[1]}", token=stack.token()) as client:
                 found = await get(admin, "connections", console.Connections)
                 assert [one["session"] for one in found["items"]] == [client.session], "of another process"
-                assert found["asked"] == found["answered"] == 4
-                stack.workers[0].kill()
+                assert found["asked"] == found["answered"] == 3
                 stack.webs[1].kill()
-                after = await eventually(lambda: _workers(admin, {"live": 1, "silent": 1}))
-                assert {one["worker"] for one in after} == {one["worker"] for one in before}
-                gone = await get(admin, "connections", console.Connections)
-                assert (gone["total"], gone["asked"], gone["answered"]) == (0, 2, 2)
-            stack.workers[1].freeze()
+                gone = await eventually(lambda: _asked(admin, 2))
+                assert (gone["total"], gone["answered"]) == (0, 2)
+            (worker,) = stack.workers
+            worker.freeze()
             hung = await get(admin, "connections", console.Connections)
             assert (hung["asked"], hung["answered"]) == (2, 1), "one that hangs shows by its silence"
+            assert await _workers(admin, {"silent": 1})
+            worker.kill()
+            await eventually(lambda: _asked(admin, 1))
+            assert await _workers(admin, {"silent": 1}), "until its last heartbeat is over"
+
+
+async def _asked(admin: httpx2.AsyncClient, processes: int) -> dict[str, Any] | None:
+    found = await get(admin, "connections", console.Connections)
+    return found if found["asked"] == processes else None
 
 
 async def _workers(admin: httpx2.AsyncClient, states: dict[str, int]) -> list[dict[str, Any]] | None:

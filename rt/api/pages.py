@@ -17,7 +17,7 @@ from rt.api.request import answer
 from rt.settings import Settings
 
 #: Pages for people: each is a setting of this name, `/<name>`, and the folder that holds `index.html` and what it loads.
-PAGES = ("demo",)
+PAGES = ("demo", "console")
 
 _CSP = "; ".join(
     ["default-src 'none'", *(f"{one}-src 'self'" for one in ("script", "style", "connect", "img"))]
@@ -51,9 +51,11 @@ def serve_folder(router: APIRouter, name: str) -> None:
 
 
 def pages(settings: Settings) -> APIRouter:
-    """The pages that are on: all of them under `rt dev`, elsewhere those whose setting says so; and `/pages/`, which they share."""
+    """The pages that are on, under `rt dev` all of them, elsewhere those whose setting says so; and `/pages/`, which they share."""
     router = APIRouter(include_in_schema=False)
-    on = [name for name in PAGES if settings.dev or getattr(settings, name)]
+    # `rt dev` turns the console on by its setting, so that it can be off there too.
+    shown = {"demo": settings.dev or settings.demo, "console": settings.console != "off"}
+    on = [name for name in PAGES if shown[name]]
     for name in on:
         serve_folder(router, name)
     if on:

@@ -19,8 +19,10 @@ def redis_kind() -> str:
 
 
 async def test_a_page_is_served_when_it_is_turned_on_and_under_rt_dev(serve: Serve) -> None:
+    turned_on = {"demo": [{"demo": True}, {"dev": True}], "console": [{"console": "read"}, {"dev": True, "console": "full"}]}
+    assert set(turned_on) == set(PAGES)
     for page in PAGES:
-        for over, status in (({}, 404), ({page: True}, 200), ({"dev": True}, 200)):
+        for over, status in (({}, 404), *((over, 200) for over in turned_on[page])):
             async with serve(worker=False, **over) as web:
                 anyone = web.anonymous()
                 assert (await anyone.get(f"/{page}")).status_code == status
@@ -33,7 +35,7 @@ async def test_a_page_is_served_when_it_is_turned_on_and_under_rt_dev(serve: Ser
 
 
 async def test_a_page_loads_from_its_own_server_alone_and_holds_no_script_or_style(serve: Serve) -> None:
-    async with serve(worker=False, dev=True) as web:
+    async with serve(worker=False, dev=True, console="full") as web:
         anyone = web.anonymous()
         for page in PAGES:
             got = await anyone.get(f"/{page}")

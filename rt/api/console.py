@@ -233,7 +233,7 @@ class ConsoleJobs(BaseModel):
 
 
 class Line(BaseModel):
-    """An event, or deltas in a row: then `to` and `to_ts` are of the last one."""
+    """An event, or deltas and progress in a row: then `to` and `to_ts` are of the last one, `data` is what the deltas say together."""
 
     seq: int
     type: str
@@ -242,6 +242,7 @@ class Line(BaseModel):
     to: int | None = None
     to_ts: int | None = None
     data: Excerpt
+    progress: Excerpt | None = Field(None, description="The last progress beside the deltas.")
 
 
 class Reader(BaseModel):
@@ -305,6 +306,7 @@ class JobDetail(ConsoleJob):
     place: int | None = Field(description="In the queue, the next one 1.")
     lease_s: float | None
     run: Run | None = Field(description="The run, as its worker tells it.")
+    connection: ConnectionItem | None = Field(description="Of the session that submitted it.")
     stream: StreamDetail
 
 
@@ -459,9 +461,12 @@ async def console_job(who: Admin, parts: Parts, id: JobId) -> Response:
         raise Refused("not_found", "there is no such job")
     record, told = found
     sessions = [record.session, *(name.removeprefix("session:") for name in record.reports if name.startswith("session:"))]
-    stream, runs = await _stream(parts, who.tenant, keys.job_stream(id), None, [one for one in sessions if one])
+    (stream, runs), connection = await asyncio.gather(
+        _stream(parts, who.tenant, keys.job_stream(id), None, [one for one in sessions if one]),
+        _connection(parts, who.tenant, record.session),
+    )
     run = max(runs, key=lambda one: int(one["attempt"]), default=None)
-    return answer(told | {"run": run, "stream": stream})
+    return answer(told | {"run": run, "connection": connection, "stream": stream})
 
 
 @router.get("/v1/console/jobs/{id}/input", response_model=JobInput, responses=responses(*_PROBLEMS, 404))
@@ -514,6 +519,16 @@ async def _record(parts: Services, who: Claims, id: str) -> JobRecord:
     if record is None:
         raise Refused("not_found", "there is no such job")
     return record
+
+
+async def _connection(parts: Services, tenant: str, session: str) -> dict[str, Any] | None:
+    """The `ConnectionItem` of a session that is connected."""
+    if not session:
+        return None
+    found = (await parts.inspector.ask("session", tenant, session=session)).items("web")
+    for one in found:
+        del one["streams"]
+    return max(found, key=lambda one: int(one["generation"]), default=None)
 
 
 async def _stream(

@@ -61,6 +61,7 @@ async def test_a_job_is_followed_from_its_session_to_its_last_acknowledgement(we
         result = asyncio.ensure_future(job.result())
         told = await eventually(lambda: _acked(admin, job_id, 5))
         (run, stream) = (told["run"], told["stream"])
+        assert (told["connection"]["session"], told["connection"]["client"]) == (alice.session, "rt-python")
         assert (told["status"], told["owner"], told["session"], told["reports"]) == (
             "running",
             "alice",

@@ -12,21 +12,34 @@ def event(seq: int, type: str, data: Any, attempt: int | None = None) -> bytes:
     )
 
 
-def test_deltas_in_a_row_are_one_line() -> None:
+def test_what_a_job_says_in_a_row_is_one_line_with_its_last_progress() -> None:
     lines = timeline(
         [
             event(1, "job.queued", {"job": "echo"}),
             event(2, "job.delta", {"text": "ä "}, 1),
             event(3, "job.delta", {"text": "b"}, 1),
             event(4, "job.progress", {"current": 1}, 1),
-            event(5, "job.delta", {"data": {"n": 1}}, 1),
+            event(5, "job.progress", {"current": 2}, 1),
+            event(6, "job.delta", {"data": {"n": 1}}, 1),
+            event(7, "job.started", {"worker": "w"}, 2),
+            event(8, "job.progress", {"current": 1}, 2),
+            event(9, "job.progress", {"current": 2}, 2),
         ]
     )
     assert lines == [
         {"seq": 1, "type": "job.queued", "ts": 1001, "data": excerpt(b'{"job":"echo"}')},
-        {"seq": 2, "to": 3, "type": "job.delta", "ts": 1002, "to_ts": 1003, "attempt": 1, "data": {"bytes": 4, "text": "ä b"}},
-        {"seq": 4, "type": "job.progress", "ts": 1004, "attempt": 1, "data": excerpt(b'{"current":1}')},
-        {"seq": 5, "to": 5, "type": "job.delta", "ts": 1005, "to_ts": 1005, "attempt": 1, "data": {"bytes": 8, "text": '{"n":1}\n'}},
+        {
+            "seq": 2,
+            "to": 6,
+            "type": "job.delta",
+            "ts": 1002,
+            "to_ts": 1006,
+            "attempt": 1,
+            "data": {"bytes": 12, "text": 'ä b{"n":1}\n'},
+            "progress": excerpt(b'{"current":2}'),
+        },
+        {"seq": 7, "type": "job.started", "ts": 1007, "attempt": 2, "data": excerpt(b'{"worker":"w"}')},
+        {"seq": 8, "to": 9, "type": "job.progress", "ts": 1008, "to_ts": 1009, "attempt": 2, "data": excerpt(b'{"current":2}')},
     ]
 
 

@@ -7,6 +7,8 @@ import { KEPT } from "./numbers.js";
 
 /** @typedef {{name: string, values: (number | null)[]}} Series */
 
+/** The least seconds that a chart is wide; it grows to what is kept. */
+const LEAST = 30;
 const [HEIGHT, LEFT, RIGHT, TOP, BOTTOM] = [132, 46, 6, 10, 20];
 
 /** @param {string} tag @param {Record<string, string | number>} [props] */
@@ -39,7 +41,7 @@ export class Chart {
     this.grid = svg("path", { class: "grid" });
     this.mark = svg("path", { class: "mark" });
     this.labels = [0, 1, 2].map(() => svg("text", { x: LEFT - 7, "text-anchor": "end" }));
-    this.ages = ["2 min ago", "now"].map((text, index) => {
+    this.ages = ["", "now"].map((text, index) => {
       const one = svg("text", { y: HEIGHT - 4, "text-anchor": index ? "end" : "start", x: LEFT });
       one.textContent = text;
       return one;
@@ -66,7 +68,12 @@ export class Chart {
   }
 
   step() {
-    return Math.max(1, this.width - LEFT - RIGHT) / (KEPT - 1);
+    return Math.max(1, this.width - LEFT - RIGHT) / this.span();
+  }
+
+  /** How many seconds it is wide. */
+  span() {
+    return Math.min(KEPT - 1, Math.max(LEAST, this.times.length - 1));
   }
 
   /** @param {number[]} times in ms @param {Series[]} series each as long as `times` */
@@ -88,6 +95,7 @@ export class Chart {
       one.setAttribute("y", String(y_of((top * index) / 2) + 4));
       one.textContent = index === 0 ? "0" : this.words((top * index) / 2);
     });
+    this.ages[0].textContent = this.span() === KEPT - 1 ? "2 min ago" : `${this.span()} s ago`;
     this.ages[1].setAttribute("x", String(this.width - RIGHT));
     while (this.lines.childElementCount < this.series.length) this.lines.append(svg("path", { class: `line line-${this.lines.childElementCount}` }));
     this.series.forEach(({ values }, number) => {

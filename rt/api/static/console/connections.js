@@ -3,7 +3,7 @@
  * @module
  */
 import { el } from "../pages/dom.js";
-import { bytes, count, span, status, to_session } from "./format.js";
+import { bytes, count, rough, status, to_session } from "./format.js";
 import { Table } from "./table.js";
 
 /** @typedef {import("./main.js").Desk} Desk */
@@ -31,8 +31,8 @@ export class Connections {
         { head: "Mailbox", numeric: true, sort: "mailbox", value: (one) => count(one.mailbox) },
         { head: "Outbox", numeric: true, sort: "outbox", value: (one) => `${bytes(one.outbox_bytes)}, ${count(one.outbox_frames)} frames` },
         { head: "Follows", numeric: true, sort: "follows", value: (one) => count(one.follows) },
-        { head: "Silent", numeric: true, sort: "silence", value: (one) => span(Math.floor(one.silent_s)) },
-        { head: "Age", numeric: true, sort: "age", value: (one) => span(Math.floor(one.age_s)) },
+        { head: "Silent", numeric: true, sort: "silence", value: (one) => rough(one.silent_s) },
+        { head: "Age", numeric: true, sort: "age", value: (one) => rough(one.age_s) },
         { head: "Process", value: (one) => one.process, cell: (one) => el("code", {}, one.process) },
       ],
       "Nobody is connected.",

@@ -23,6 +23,15 @@ export function span(s) {
   return `${Math.floor(s / 86_400)} d ${Math.floor((s % 86_400) / 3600)} h`;
 }
 
+/** As `span`, in whole seconds: of what is looked at once a second. @param {number | null | undefined} s */
+export function rough(s) {
+  if (s === null || s === undefined || Number.isNaN(s)) return "–";
+  return s < 60 ? `${Math.max(0, Math.floor(s))} s` : span(s);
+}
+
+/** @param {number | null | undefined} s */
+export const past = (s) => (s === null || s === undefined ? "–" : s < 1 ? "just now" : `${rough(s)} ago`);
+
 /** 12 B, 3.4 KiB, 5.6 MiB. @param {number | null | undefined} value */
 export function bytes(value) {
   if (value === null || value === undefined) return "–";
@@ -40,7 +49,7 @@ export const clock = {
 };
 
 /** How long ago an RFC 3339 time was. @param {string | null | undefined} at */
-export const ago = (at) => (at ? `${span(Math.max(0, Math.round((clock.now() - Date.parse(at)) / 1000)))} ago` : "–");
+export const ago = (at) => (at ? past((clock.now() - Date.parse(at)) / 1000) : "–");
 
 /** A time of day with the date in its title. @param {number} ms @param {boolean} [fine] with milliseconds */
 export function moment(ms, fine = false) {

@@ -3,7 +3,7 @@
  * @module
  */
 import { el } from "../pages/dom.js";
-import { ago, brief, bytes, clock, count, link, meter, span, status, to_job, to_session, to_stream } from "./format.js";
+import { ago, brief, bytes, clock, count, link, meter, rough, span, status, to_job, to_session, to_stream } from "./format.js";
 import { lasted } from "./jobs.js";
 import { Lines, Readers } from "./stream.js";
 import { Table } from "./table.js";
@@ -119,7 +119,6 @@ export class Job {
     const [waited, ran] = lasted(job);
     const readers = stream.readers.length;
     const slowest = Math.min(...stream.readers.map((/** @type {any} */ one) => one.acked ?? one.sent));
-    const own = stream.readers.find((/** @type {any} */ one) => one.session === job.session);
     const since = job.started_at ? (clock.now() - Date.parse(job.started_at)) / 1000 : null;
     /** @type {[string, boolean | null, (Node | string | null)[]][]} done, under way (null) or still to come */
     const all = [
@@ -129,7 +128,7 @@ export class Job {
         [
           el("strong", {}, job.owner ?? "a plain arq client"),
           job.session ? el("span", {}, "session ", to_session(job.session)) : job.owner ? "over HTTP" : null,
-          own ? el("span", {}, "connected: ", own.process) : job.session ? "not connected now" : null,
+          job.connection ? `connected to ${job.connection.process}` : job.session ? "not connected now" : null,
         ],
       ],
       ["Accepted", true, [el("strong", {}, ago(job.created_at)), job.reports.length ? el("span", {}, "told ", ...among(job.reports)) : "told nobody", job.retry_of ? el("span", {}, "again of ", to_job(job.retry_of)) : null]],
@@ -137,7 +136,7 @@ export class Job {
         "Queue",
         job.started_at ? (job.status === "queued" || job.status === "retrying" ? null : true) : over ? true : null,
         [
-          el("strong", {}, waited === null ? (over ? "never started" : `waits ${ago(job.created_at).replace(" ago", "")}`) : `waited ${span(waited)}`),
+          el("strong", {}, waited === null ? (over ? "never started" : `waits for ${rough((clock.now() - Date.parse(job.created_at)) / 1000)}`) : `waited ${span(waited)}`),
           job.place ? `place ${count(job.place)}` : null,
           job.status === "retrying" ? "waits for another attempt" : null,
         ],
@@ -146,9 +145,9 @@ export class Job {
         "Worker",
         over ? true : job.status === "running" ? null : false,
         [
-          el("strong", {}, job.attempt ? `attempt ${job.attempt}${job.max_attempts ? `, ${job.tries} of ${job.max_attempts} counted` : ""}` : "not yet"),
+          el("strong", {}, job.attempt ? attempt(job) : "not yet"),
           run ? el("span", {}, run.process) : job.status === "running" ? "its worker does not answer" : null,
-          ran !== null ? `ran ${span(ran)}` : since !== null && !over ? `runs for ${span(Math.floor(since))}` : null,
+          ran !== null ? `ran ${span(ran)}` : since !== null && !over ? `runs for ${rough(since)}` : null,
           job.lease_s !== null ? el("span", {}, job.lease_s > 0 ? `leased for ${span(job.lease_s)} more` : "its lease has lapsed") : null,
           run?.stopping ? `stopping: ${run.stopping}` : null,
         ],
@@ -168,7 +167,7 @@ export class Job {
       const step = this.path.children[index] ?? this.path.appendChild(el("li"));
       const parts = content.filter((one) => one !== null);
       const says = parts.map((one) => (typeof one === "string" ? one : one.textContent)).join("|");
-      step.className = done === true ? "done" : done === null ? "now" : "ahead";
+      step.className = name === "Worker" && job.status === "failed" ? "wrong" : done === true ? "done" : done === null ? "now" : "ahead";
       this.put(step, `${done} ${says}`, () => [
         el("h2", {}, name, el("span", { className: "unseen" }, done === true ? ": done" : done === null ? ": now" : ": still to come")),
         ...parts.map((one) => (typeof one === "string" ? el("span", {}, one) : one)),
@@ -196,6 +195,10 @@ export class Job {
 
 /** @param {{bytes: number, text: string}} excerpt */
 const shown = ({ bytes: all, text }) => (new TextEncoder().encode(text).length < all ? `the first 2 KiB of ${bytes(all)}` : bytes(all));
+
+/** @param {any} job */
+const attempt = ({ attempt, tries, max_attempts }) =>
+  !max_attempts ? `attempt ${attempt}` : attempt === tries ? `attempt ${attempt} of ${max_attempts}` : `attempt ${attempt}, ${tries} of ${max_attempts} count`;
 
 /** Links with commas between. @param {string[]} streams */
 function among(streams) {

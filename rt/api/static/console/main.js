@@ -120,8 +120,10 @@ function route() {
   shown += 1;
   document.title = `${view.title} · rt console`;
   for (const one of the("views").children) {
-    if (one.getAttribute("href") === `#/${name || "overview"}`) one.setAttribute("aria-current", "page");
-    else one.removeAttribute("aria-current");
+    if (one.getAttribute("href") === `#/${name || "overview"}`) {
+      one.setAttribute("aria-current", "page");
+      one.scrollIntoView({ block: "nearest", inline: "center" });
+    } else one.removeAttribute("aria-current");
   }
   the("view").replaceChildren(view.element);
   void look(true);

@@ -4,7 +4,7 @@
  */
 import { el, tag } from "../pages/dom.js";
 import { Chart } from "./chart.js";
-import { bytes, count, meter, span, status } from "./format.js";
+import { bytes, count, meter, rough, span, status } from "./format.js";
 import { Table } from "./table.js";
 
 /** @typedef {import("./main.js").Desk} Desk */
@@ -23,7 +23,7 @@ const CHARTS = [
     1,
     (h) => [
       { name: "sent", values: h.counter("rt_events_sent") },
-      { name: "of these replayed", values: h.counter("rt_events_replayed") },
+      { name: "replayed", values: h.counter("rt_events_replayed") },
       { name: "appended", values: h.rate((told) => told.numbers.times.rt_append_events?.sum) },
     ],
   ],
@@ -104,7 +104,7 @@ export class Overview {
         { head: "CPU", numeric: true, value: (one) => percent(desk.history.cpu(one.process)) },
         { head: "Memory", numeric: true, value: (one) => bytes(one.told.memory_bytes) },
         { head: "Answers in", numeric: true, value: (one) => `${Math.round(one.after_ms)} ms` },
-        { head: "Up", numeric: true, value: (one) => span(Math.floor(one.told.uptime_s)) },
+        { head: "Up", numeric: true, value: (one) => rough(one.told.uptime_s) },
         { head: "Version", value: (one) => one.told.version },
       ],
       "No process answers.",

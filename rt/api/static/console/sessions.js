@@ -3,7 +3,7 @@
  * @module
  */
 import { el } from "../pages/dom.js";
-import { brief, bytes, count, link, meter, span, status, to_session, to_stream } from "./format.js";
+import { brief, bytes, count, link, meter, past, rough, span, status, to_session, to_stream } from "./format.js";
 import { Lines } from "./stream.js";
 import { Table } from "./table.js";
 
@@ -27,7 +27,7 @@ export class Sessions {
         { head: "Session", value: (one) => one.session, cell: (one) => to_session(one.session) },
         { head: "Subject", value: (one) => one.subject, cell: (one) => link(`#/connections?subject=${encodeURIComponent(one.subject)}`, one.subject) },
         { head: "Follows", numeric: true, value: (one) => count(one.follows) },
-        { head: "Connected for", numeric: true, value: (one) => span(Math.floor(one.age_s)) },
+        { head: "Connected for", numeric: true, value: (one) => rough(one.age_s) },
         { head: "Kept for", numeric: true, value: (one) => (one.stored ? span(one.expires_s) : "not stored") },
         { head: "Process", value: (one) => one.process, cell: (one) => el("code", {}, one.process) },
       ],
@@ -93,8 +93,8 @@ export class Session {
       ["Done with", session.done.length ? `${count(session.done.length)} jobs` : null],
       ["Client", live?.client || null],
       ["Process", live?.process ?? null],
-      ["Connected for", live ? span(Math.floor(live.age_s)) : null],
-      ["Last frame", live ? `${span(Math.floor(live.silent_s))} ago` : null],
+      ["Connected for", live ? rough(live.age_s) : null],
+      ["Last frame", live ? past(live.silent_s) : null],
       ["Mailbox", live ? count(live.mailbox) : null],
       ["Outbox", live ? `${bytes(live.outbox_bytes)}, ${count(live.outbox_frames)} frames` : null],
     ];

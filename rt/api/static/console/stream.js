@@ -26,11 +26,12 @@ export class Lines {
         { head: "After", numeric: true, value: (one) => (one.after === undefined ? "" : `+${span(one.after)}`) },
         { head: "Event", value: (one) => one.type ?? "", cell: (one) => (one.type ? tag_of(one.type) : null) },
         { head: "Attempt", numeric: true, value: (one) => one.attempt ?? "" },
-        { head: "Data", wide: true, value: (one) => (one.gap ? "gap" : `${one.data.bytes} ${one.data.text}`), cell: (one) => this.data(one) },
+        { head: "Data", wide: true, value: (one) => (one.gap ? "gap" : `${one.data.bytes} ${one.data.text} ${one.progress?.text}`), cell: (one) => this.data(one) },
       ],
       "No events are kept.",
     );
     this.element = this.table.element;
+    this.element.classList.add("lines");
   }
 
   /** @param {any} one */
@@ -45,7 +46,8 @@ export class Lines {
     }
     const cut = one.data.bytes > new TextEncoder().encode(one.data.text).length;
     const text = el("code", { className: "data" }, one.data.text === "null" ? "" : one.data.text);
-    return cut ? el("span", {}, text, el("small", {}, ` … of ${bytes(one.data.bytes)}`)) : text;
+    const notes = [cut ? `the first of ${bytes(one.data.bytes)}` : "", one.progress ? `progress ${one.progress.text}` : ""].filter(Boolean);
+    return notes.length ? el("span", {}, text, el("small", {}, notes.join(" · "))) : text;
   }
 
   /** @param {number} after */

@@ -3,7 +3,7 @@
  * @module
  */
 import { el } from "../pages/dom.js";
-import { bytes, clock, count, meter, span, status, to_job } from "./format.js";
+import { bytes, clock, count, meter, past, rough, span, status, to_job } from "./format.js";
 import { Table } from "./table.js";
 
 /** @typedef {import("./main.js").Desk} Desk */
@@ -26,8 +26,8 @@ export class Workers {
         { head: "Stuck", numeric: true, value: (one) => count(one.stuck) },
         { head: "CPU", numeric: true, value: (one) => cpu(desk.history.cpu(one.worker)) },
         { head: "Memory", numeric: true, value: (one) => bytes(one.memory_bytes) },
-        { head: "Heartbeat", numeric: true, value: (one) => (one.seen_s === null ? "–" : `${span(Math.floor(one.seen_s))} ago`) },
-        { head: "Up", numeric: true, value: (one) => span(one.uptime_s && Math.floor(one.uptime_s)) },
+        { head: "Heartbeat", numeric: true, value: (one) => past(one.seen_s) },
+        { head: "Up", numeric: true, value: (one) => rough(one.uptime_s) },
         { head: "Serves", wide: true, value: (one) => one.jobs.join(", ") },
       ],
       "No worker was there within the last hour.",
@@ -39,8 +39,8 @@ export class Workers {
         { head: "Id", value: (one) => one.job_id, cell: (one) => to_job(one.job_id) },
         { head: "Worker", value: (one) => one.process, cell: (one) => el("code", {}, one.process) },
         { head: "Attempt", numeric: true, value: (one) => one.attempt },
-        { head: "Runs for", numeric: true, value: (one) => span(one.ran_s) },
-        { head: "Time left", numeric: true, value: (one) => span(Math.max(0, Math.round((one.deadline_ms - clock.now()) / 1000))) },
+        { head: "Runs for", numeric: true, value: (one) => rough(one.ran_s) },
+        { head: "Time left", numeric: true, value: (one) => rough((one.deadline_ms - clock.now()) / 1000) },
         { head: "Lease", numeric: true, value: (one) => (one.lease_s === null ? "–" : one.lease_s > 0 ? span(one.lease_s) : "lapsed") },
         { head: "Stopping", value: (one) => one.stopping ?? "" },
       ],

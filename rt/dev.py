@@ -236,6 +236,7 @@ def _banner(app: str, url: str, private: PrivateRedis | None, redis_url: str, se
             f"rt {__version__} · dev · Python {platform.python_version()}",
             f"  Redis   {redis}",
             f"  Demo    {url}/demo",
+            f"  Console {url}/console",
             f"  API     {url}/docs",
             f"  Worker  one process, serving {app}{', anew whenever a .py file is saved' if reloading else ''}",
             f"  Token   {mint(secret, 'dev', DEFAULT_SCOPES, DAY_S)}  (subject dev, for a day)",

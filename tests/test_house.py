@@ -78,6 +78,7 @@ PURE: dict[str, set[str]] = {
     "rt.cursor": {"secrets"},  # a new epoch
     "rt.keys": set(),
     "rt.streams.replay": set(),
+    "rt.streams.timeline": set(),
     "rt.jobs.job": {"random"},  # jitter; a test gives its own
     "rt.actors.messages": set(),
     "rt.actors.session": set(),

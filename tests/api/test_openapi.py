@@ -1,17 +1,25 @@
 """The OpenAPI document and the page that shows it."""
 
 import re
+from collections.abc import AsyncIterator
 
 import pytest
 from openapi_spec_validator import validate
 
-from tests.api.conftest import Web
+from tests.api.conftest import Serve, Web
 
 
 @pytest.fixture
 def redis_kind() -> str:
     """Nothing here depends on the store."""
     return "fake"
+
+
+@pytest.fixture
+async def web(serve: Serve) -> AsyncIterator[Web]:
+    """With every call that there is."""
+    async with serve(console="full", worker=False) as running:
+        yield running
 
 
 async def test_the_document_is_valid_and_complete(web: Web) -> None:

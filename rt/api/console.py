@@ -129,7 +129,10 @@ class SessionItem(BaseModel):
 
 
 class Sessions(Asked):
-    """Sessions that are connected, the oldest connection first. One that is not is found by its id."""
+    """Sessions that are connected, the oldest connection first. One that is not is found by its id.
+
+    One that is being taken over is there twice, under two generations.
+    """
 
     total: int
     items: list[SessionItem]
@@ -359,11 +362,7 @@ async def console_sessions(
 ) -> Response:
     """Sessions that are connected, the oldest connection first."""
     found = await parts.inspector.ask("connections", who.tenant, sort="age", subject=subject, limit=limit)
-    newest: dict[str, dict[str, Any]] = {}
-    for one in found.items("web"):  # of two, the newer has taken the session over
-        if one["session"] not in newest or newest[one["session"]]["generation"] < one["generation"]:
-            newest[one["session"]] = one
-    shown = sorted(newest.values(), key=lambda one: one["age_s"], reverse=True)[:limit]
+    shown = sorted(found.items("web"), key=lambda one: one["age_s"], reverse=True)[:limit]
     ttls = await asyncio.gather(*(parts.store.call("TTL", keys.cursors(who.tenant, one["session"])) for one in shown))
     taken = ("session", "subject", "process", "connection", "age_s", "follows", "generation")
     items = [

@@ -99,6 +99,7 @@ async def test_a_job_is_followed_from_its_session_to_its_last_acknowledgement(we
         assert worker["worker"] == run["process"]
         queue = await get(admin, "queue", console.Queue)
         assert ([one["job_id"] for one in queue["leases"]], queue["running"], queue["waiting"]) == ([job_id], 1, 0)
+        assert queue["later"] == [], "a job that runs is parked in the queue, and is not put off"
 
         web.gates["g"].set()
         await result
@@ -130,6 +131,8 @@ async def test_connections_are_counted_sorted_and_told_of_by_every_process_once(
         assert [one["follows"] for one in found["items"]] == [2, 2]
         short = await get(admin, "connections", console.Connections, limit=1, sort="silence")
         assert (short["total"], len(short["items"])) == (2, 1)
+        each = await web.services.inspector.ask("connections", "-", sort="age", subject=None, limit=1)
+        assert len(each.items("web")) == 1, "no process sends more than was asked for"
         bobs = await get(admin, "connections", console.Connections, subject="bob")
         assert [one["subject"] for one in bobs["items"]] == ["bob"]
         sessions = await get(admin, "sessions", console.Sessions)

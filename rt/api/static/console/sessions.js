@@ -45,7 +45,7 @@ export class Sessions {
   async refresh() {
     const found = await this.desk.get("console/sessions", { limit: 100 });
     this.totals.textContent = found.total > found.items.length ? `the first ${count(found.items.length)} of ${count(found.total)}` : count(found.total);
-    this.table.show(found.items, (one) => one.session);
+    this.table.show(found.items, (one) => `${one.session} ${one.generation}`);
   }
 }
 

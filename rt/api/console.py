@@ -29,8 +29,10 @@ from rt.streams.sessions import is_session_id, stored_cursors, stored_session
 from rt.streams.timeline import excerpt, timeline
 from rt.tokens import Claims
 
-#: Of a stream the newest events are shown beside the first page: this many.
+#: Of a stream at least so many of the newest events are shown beside the first page, twice as many at most. Where they begin moves
+#: in steps of as many, so that a person who reads what a job says is not shown other lines each second.
 _NEWEST = 100
+_NEWEST_BYTES = 256 * 1024
 #: Sessions whose stored cursors are looked up for one stream.
 _READERS = 100
 
@@ -539,7 +541,9 @@ async def _stream(
     if after is None and page.head.epoch:
         seen = seq_of(events[-1]) if events else 0
         if seen < page.head.top:
-            events = events + (await parts.streams.read(tenant, stream, max(seen, page.head.top - _NEWEST))).events
+            begin = max(seen, (page.head.top // _NEWEST - 1) * _NEWEST)
+            newest = await parts.streams.read(tenant, stream, begin, max_bytes=_NEWEST_BYTES)
+            events = events + newest.events
     readers = found.items("web")
     known = dict.fromkeys([*sessions, *(one["session"] for one in readers if "session" in one)])
     told = {

@@ -37,7 +37,7 @@ export class Lines {
   /** @param {any} one */
   data(one) {
     if (one.gap) {
-      const button = el("button", { type: "button", className: "quiet" }, `Show ${count(one.upto - one.from + 1)} more`);
+      const button = el("button", { type: "button", className: "quiet" }, "Show more");
       button.addEventListener("click", async () => {
         button.disabled = true;
         await this.fill(one.from - 1);

@@ -256,5 +256,6 @@ async def test_everybody_can_use_it(desk: Desk, dev: Dev, record_property: Calla
                 ).to_be_attached()
                 assert await tab.faults_of_access() == [], (view, name)
                 assert await tab.fits(), (view, name)
-                await tab.shoot(f"console-{view}-{name}")
+                if view in few:
+                    await tab.shoot(f"console-{view}-{name}")
         record_property("told", f"pictures of the pages: {OUT}")

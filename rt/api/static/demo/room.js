@@ -2,7 +2,7 @@
  * A room: what is said there, from its beginning, and who is there.
  * @module
  */
-import { clock, el, the } from "../pages/dom.js";
+import { calm, clock, el, the } from "../pages/dom.js";
 
 const MAX_LINES = 200;
 /** The list of who is there is asked for this often as well: a server that was killed tells nobody. */
@@ -14,6 +14,8 @@ const KEPT = "rt:demo:room";
 export class Room {
   /** @type {import("../rt.js").Subscription | null} */
   open = null;
+  /** Of many who have come and left the last one asks. */
+  soon = calm(() => this.look());
 
   /** @param {import("../rt.js").Client} rt @param {import("../pages/sign-in.js").Me} me @param {import("./ledger.js").Ledger} ledger */
   constructor(rt, me, ledger) {
@@ -49,7 +51,7 @@ export class Room {
     const room = (this.open = this.rt.subscribe(this.stream, { cursor: "0" }));
     try {
       room.ready().then(
-        () => this.look(),
+        () => this.soon(),
         () => {},
       );
       for await (const item of room) {
@@ -81,7 +83,7 @@ export class Room {
       this.line(at, el("b", {}, `${data.from}${mine ? " (you)" : ""}`), el("span", {}, said));
     } else if (type === "presence.joined" || type === "presence.left") {
       this.line(at, el("i", {}, `${data.subject} ${type === "presence.left" ? "has left" : "has come"}`));
-      this.look();
+      this.soon();
     } else if (type === "gap") this.line(at, el("i", {}, `Older messages are gone (${reason})`));
     else this.line(at, el("i", {}, type));
   }

@@ -41,7 +41,7 @@ class Settings(BaseSettings):
     secret: SecretStr | None = None
     """Signs and checks HS256 tokens; at least 32 bytes. Without it `rt web` refuses to start; `rt dev` makes one."""
     allowed_origins: str = ""
-    """Origins of browsers' pages that may open a WebSocket, separated by commas; "*" allows all. Empty: the server's own origin only."""
+    """Origins, separated by commas, whose pages may open a WebSocket besides the server's own; "*" allows all."""
     console: Literal["off", "read", "full"] = "off"
     """The page `/console` and its calls, for the scope `admin`; "read": without running jobs again. `rt dev`: full."""
     log: Literal["auto", "console", "json"] = "auto"

@@ -143,9 +143,7 @@ class WebSocketEndpoint:
         origin = headers.get("origin")
         if origin is None or "*" in self._origins:
             return True
-        if self._origins:
-            return origin.rstrip("/") in self._origins
-        return urlsplit(origin).netloc == headers.get("host")
+        return origin.rstrip("/") in self._origins or urlsplit(origin).netloc == headers.get("host")
 
 
 class _Socket:

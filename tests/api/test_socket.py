@@ -227,10 +227,11 @@ async def test_a_foreign_origin_gets_403_before_the_upgrade(calm: Served, dial: 
     assert [line for line in calm.webs[0].lines if "handshake" in line] == []
 
 
-async def test_allowed_origins_are_those_that_are_named(brisk: Served, dial: Dial) -> None:
-    asked = ["https://app.example", "https://two.example:8443", "http://app.example", "https://app.example.evil", None]
+async def test_allowed_origins_are_those_that_are_named_and_the_server_s_own(brisk: Served, dial: Dial) -> None:
+    own = brisk.ws()[len("ws://") :].partition("/")[0]
+    asked = ["https://app.example", "https://two.example:8443", "http://app.example", "https://app.example.evil", None, f"http://{own}"]
     statuses = [(await dial(brisk, connect=False, headers={"Origin": one} if one else {})).status for one in asked]
-    assert statuses == [101, 101, 403, 403, 101]
+    assert statuses == [101, 101, 403, 403, 101, 101]
 
 
 @pytest.mark.parametrize(

@@ -290,3 +290,8 @@ def test_no_file_names_a_place_on_somebody_s_machine() -> None:
     for path, text in texts():
         found = FORBIDDEN.search(text)
         assert not found, f"{path.relative_to(ROOT)} holds {found[0]!r}"
+
+
+def test_no_file_holds_both_sides_of_a_merge() -> None:
+    for path, text in texts():
+        assert not re.search(r"^(<{7}|>{7}) ", text, re.MULTILINE), path.relative_to(ROOT)

@@ -141,7 +141,8 @@ def broadcast(tenant: str, id: str) -> str:
 
 
 def presence(tenant: str, room: str) -> str:
-    """Who is in a room: `s:<session>` → "<process> <generation> <subject>" (process "-": away), `n:<subject>` → how many that are."""
+    """Who is in a room: `s:<session>` → "<process> <generation> <subject>" (process "-": away), `n:<subject>` → twice how many
+    that are, and one more when its coming was told."""
     return f"rt:{tenant}:{{{room}}}:presence"
 
 

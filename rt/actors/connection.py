@@ -361,7 +361,7 @@ class ConnectionActor(Actor[m.Message | None]):
         """A job's announcements were asked for before it was accepted: it is followed by now, or never."""
         held = self._expected.pop(stream, None)
         follow = self.session.follows.get(stream)
-        if follow is None or not follow.watching:
+        if follow is None or not follow.watching or self.session.closed:
             self._parts.tail.unfollow(self._tenant, stream, self)
             return
         for live in held or ():

@@ -1,8 +1,9 @@
 """What only a server under `rt dev` does: a token for whoever opens a page on this machine, and a worker to kill.
 
-These calls need no token, so they are for the person at this machine alone: the caller's address is this machine's, the
-server is called by an address or `localhost` (a name of somebody else's may be made to lead here), and a browser sends
-them from the server's own pages only.
+These calls need no token, so they are for the person at this machine alone: the caller's address is this machine's, no
+proxy says that it came from elsewhere, the server is called by an address or `localhost` (a name of somebody else's may be
+made to lead here), and a browser sends them from the server's own pages only. Who makes this machine's port reachable by
+a tunnel that says nothing of itself gives all of this away: `rt dev` is for one's own machine.
 """
 
 import ipaddress
@@ -18,6 +19,8 @@ from rt.api.request import Parts, answer, body
 from rt.errors import Refused
 from rt.tokens import DEFAULT_SCOPES, mint
 
+#: What proxies and tunnels add.
+FORWARDED = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip", "cf-connecting-ip")
 #: A page asks again before it ends.
 TOKEN_TTL_S = 3600
 
@@ -27,6 +30,8 @@ async def _at_this_machine(request: Request) -> None:
     host = request.headers.get("host", "")
     if request.client is None or not _is_loopback(request.client.host):
         raise Refused("forbidden", "this is for the machine on which `rt dev` runs")
+    if any(name in request.headers for name in FORWARDED):
+        raise Refused("forbidden", "this is for the machine on which `rt dev` runs, and came by way of a proxy")
     if not _is_ours(host):
         raise Refused("forbidden", "call this server by its address or as localhost")
     if request.headers.get("origin") != f"http://{host}":

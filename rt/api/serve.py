@@ -141,7 +141,7 @@ def make_server(app: App, settings: Settings) -> Server:
         access_log=False,
         log_config=None,
         server_header=False,
-        proxy_headers=False,  # nobody asks for a client's address
+        proxy_headers=False,  # an address is whose connection it is, which rt/api/dev.py relies on
         date_header=False,
         lifespan="on",
     )

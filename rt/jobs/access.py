@@ -60,12 +60,9 @@ class Access:
         """The job's record, when `who` may read it."""
         who.need("jobs:read")
         record = await self._record(who, job_id)
-        if await self._is_theirs(who, record):
-            return record
-        for stream in map(parse_stream, record.reports):
-            if stream.kind == "room" and who.has("streams:read") and await self._may(who, "read", stream):
-                return record
-        raise _no_job()
+        if not await self._reads(who, record):
+            raise _no_job()
+        return record
 
     async def control_job(self, who: Claims, job_id: str) -> JobRecord:
         """Cancel and input."""
@@ -89,13 +86,15 @@ class Access:
         refused: dict[str, Refused] = {}
         for stream in map(parse_stream, streams if self._policy else ()):
             try:
-                await self.read_stream(who, stream)
+                if stream.kind != "job":
+                    await self.read_stream(who, stream)
+                # A job that nobody knows any more is the session's to tell of.
+                elif (record := await self._queue.get(who.tenant, stream.subject)) and not await self._reads(who, record):
+                    raise _no_job()
             except Unavailable:
                 raise
             except Refused as error:
-                # A job that nobody knows any more is the session's to tell of.
-                if stream.kind != "job" or await self._queue.get(who.tenant, stream.subject):
-                    refused[str(stream)] = error
+                refused[str(stream)] = error
         return refused
 
     async def _may(self, who: Claims, action: Action, stream: Stream) -> bool:
@@ -113,6 +112,15 @@ class Access:
                 return await self._owner_of(who, stream) == who.subject or who.has("admin")
             case _:
                 return False
+
+    async def _reads(self, who: Claims, record: JobRecord) -> bool:
+        """Whether a job is theirs, or reports to a stream that they may read."""
+        if await self._is_theirs(who, record):
+            return True
+        for stream in map(parse_stream, record.reports):
+            if who.has("streams:read") and await self._may(who, "read", stream):
+                return True
+        return False
 
     async def _is_theirs(self, who: Claims, record: JobRecord) -> bool:
         """Whether somebody has submitted a job, or it reports to a session or user stream of theirs."""

@@ -10,8 +10,9 @@ from rt.streams.notifications import Notification, Notifications
 
 BROADCAST = "rt.broadcast"
 
-#: Subjects of one call: a script holds the whole server while it runs.
+#: Subjects of one call, and bytes, about, of what is written for them: a script holds the whole server while it runs.
 PART = 100
+PART_BYTES = 1024 * 1024
 
 TIMEOUT_S = 6 * 3600
 
@@ -29,17 +30,20 @@ def system_jobs(notifications: Notifications) -> dict[str, JobDef]:
         """
         one = Notification(title, message, level, metadata)
         left_out = set(exclude)
+        # Two at least: a page begins with the last one's last subject.
+        part = max(2, min(PART, PART_BYTES // len(one.encode("user:"))))
         since: float = job.past.checkpoint or 0
         sent = muted = 0
-        while page := await insist("broadcast", notifications.seen, job.tenant, since, PART):
+        while page := await insist("broadcast", notifications.seen, job.tenant, since, part):
             subjects = [subject for subject, _ in page if subject not in left_out]
             sent, muted = await insist("broadcast", notifications.send_part, job.tenant, id, subjects, one)
             last = page[-1][1]
-            if len(page) < PART:
+            if len(page) < part:
                 break
             since = last
             await job.checkpoint(since)
             await job.progress(sent + muted, unit="subjects")
+        await insist("broadcast", notifications.sent_all, job.tenant, id)
         return {"sent": sent, "muted": muted}
 
     return {BROADCAST: define(BROADCAST, broadcast, timeout_s=TIMEOUT_S)}

@@ -129,10 +129,13 @@ class JobContext:
         if adapter is not None:
             asked["schema"] = adapter.json_schema()
         while True:
+            self._touch(True)  # while it waits for Redis, it is not the job that is silent
             try:
                 there, data = await self.inputs.next_now()  # a later attempt does not ask for what was answered
             except StopAsyncIteration:
                 raise ended() from None
+            finally:
+                self._touch(False)
             if not there:
                 self._outlet.add("job.input_required", asked)
                 await self._step()

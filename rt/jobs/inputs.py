@@ -65,7 +65,8 @@ class Inbox:
             case b"closed":
                 raise Refused("conflict", "the job was sent its last input already", facts={"job_id": job_id})
             case b"full":
-                raise Refused("queue_full", f"a job is sent {MAX_INPUTS} inputs and {MAX_BYTES} bytes at most")
+                message = f"a job is sent {MAX_INPUTS} inputs and {MAX_BYTES} bytes at most"
+                raise Refused("conflict", message, facts={"job_id": job_id})
         return int(from_json_bytes(reply[1])["seq"])
 
 

@@ -1,6 +1,6 @@
 """What one attempt has still to append: gathers deltas, keeps their order, bounds their number.
 
-The first word leaves at once; later ones gather for at most 20 ms, texts that wait together become one delta, and of
+The first word leaves at once; later ones gather for 20 ms or more (`pace.py`), texts that wait together become one delta, and of
 progress that waits only the newest is kept. One batch is under way at a time, so its number says whether it is new.
 """
 

@@ -7,8 +7,9 @@ local process, away_ms, ttl_s, word, keep = ARGV[1], tonumber(ARGV[2]), ARGV[3],
 -- Whoever has something in a room has a lease, if one that has lapsed: otherwise nobody would look after what it leaves behind.
 redis.call('ZADD', KEYS[3], 'NX', string.format('%.0f', now_ms()), process)
 for k = 4, #KEYS do
-  local a = 9 + (k - 4) * 6
-  local kind, tenant, room, session, generation, subject = unpack(ARGV, a, a + 5)
+  local a = 9 + (k - 4) * 7
+  local kind, tenant, room, session, generation, subject, last = unpack(ARGV, a, a + 6)
+  if last == '1' then redis.call('SREM', KEYS[2], tenant .. ' ' .. room) end
   local absent = tenant .. ' ' .. room .. ' ' .. session
   local held_by, known = presence_of(KEYS[k], session)
   if kind == 'here' then
@@ -27,4 +28,4 @@ for k = 4, #KEYS do
     redis.call('ZADD', KEYS[1], string.format('%.0f', now_ms() + away_ms), absent)
   end
 end
-return (#ARGV - 8) / 6
+return (#ARGV - 8) / 7

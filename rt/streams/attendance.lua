@@ -4,7 +4,7 @@
 -- ARGV: process, lease_ms, away_ms, ttl_s, word, length, log_ttl_s, meta_ttl_s, told_up_to.
 -- Returns { 1 when the lease had lapsed or was unknown (then it says again who is there), the incarnation of Redis, how many have left }.
 local process, lease_ms, away_ms, ttl_s, word, keep = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4], ARGV[5], { ARGV[6], ARGV[7], ARGV[8], ARGV[9] }
-local now, looked, left = now_ms(), 0, 0
+local now, looked, moved, left = now_ms(), 0, 0, 0
 local function ms(at) return string.format('%.0f', at) end
 local known = redis.call('ZSCORE', KEYS[1], process)
 local lapsed = not known or tonumber(known) < now
@@ -17,7 +17,7 @@ if last and now - tonumber(last) > lease_ms then redis.call('SET', KEYS[4], 1, '
 
 for _, gone in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', '(' .. ms(now), 'LIMIT', 0, 10)) do
   local rooms = 'rt:presence:' .. gone
-  while looked < 5000 do
+  while looked < 5000 and moved < 500 do
     local place = redis.call('SPOP', rooms)
     if not place then break end
     local tenant, room = string.match(place, '^(%S+) (%S+)$')
@@ -27,7 +27,13 @@ for _, gone in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', '(' .. ms(now
     for i = 1, #all, 2 do
       local session = string.match(all[i], '^s:(.*)$')
       local held_by, generation, subject = string.match(all[i + 1], '^(%S+) (%d+) (.*)$')
-      if session and held_by == gone then
+      if session and held_by == gone and moved == 500 then
+        -- The rest of this room the next call moves.
+        redis.call('SADD', rooms, place)
+        redis.call('EXPIRE', rooms, ttl_s)
+        break
+      elseif session and held_by == gone then
+        moved = moved + 1
         presence_put(presence, session, '-', generation, subject, ttl_s)
         redis.call('ZADD', KEYS[2], ms(now + away_ms), place .. ' ' .. session)
       end

@@ -81,12 +81,18 @@ class Notifications:
 
         Returns to how many the broadcast was sent so far, and how many have its level muted.
         """
-        names, args = [keys.broadcast(tenant, id)], [new_epoch(), one.level, *self._streams.keep("user:-"), MUTED_TTL_S, RECORD_TTL_S]
+        # As long as the broadcast may be run again from its dead letter.
+        known_s = max(RECORD_TTL_S, self._settings.dead_letter_age_s + RECORD_TTL_S)
+        names, args = [keys.broadcast(tenant, id)], [new_epoch(), one.level, *self._streams.keep("user:-"), MUTED_TTL_S, known_s]
         for subject in subjects:
             names += _names(tenant, subject)
             args += (subject, one.encode(keys.user_stream(subject)))
         sent, muted = await self._store.run(BROADCAST, names, args)
         return int(sent), int(muted)
+
+    async def sent_all(self, tenant: str, id: str) -> None:
+        """A broadcast has reached everybody: whom it has reached need not be known for much longer."""
+        await self._store.call("EXPIRE", keys.broadcast(tenant, id), RECORD_TTL_S)
 
     async def seen(self, tenant: str, since: float, count: int) -> list[tuple[str, float]]:
         """Up to `count` subjects that had a session within the retention of their streams, and when (Redis's own time, µs), from

@@ -10,12 +10,13 @@ next one: a join is two or three writes of one such call, and one event when the
 
 import asyncio
 import secrets
+from collections import Counter
 from typing import Literal, NamedTuple
 
 from rt import keys
 from rt.cursor import new_epoch
 from rt.errors import Unavailable
-from rt.redis import Store, insist, load_script
+from rt.redis import ReplyError, Store, insist, load_script
 from rt.settings import Settings
 from rt.streams.log import StreamLog
 from rt.telemetry import get_logger, metrics
@@ -58,6 +59,8 @@ class Presence:
         self._told_up_to = settings.presence_events
         self.process = secrets.token_hex(8)
         self._here: set[Attendee] = set()
+        #: In which rooms, and how many of them.
+        self._rooms: Counter[tuple[str, str]] = Counter()
         #: What is still to be said; of each connection in a room only the newest.
         self._changes: dict[Attendee, Change] = {}
         self._some = asyncio.Event()
@@ -66,7 +69,9 @@ class Presence:
     # what connections do
 
     def here(self, one: Attendee) -> None:
-        self._here.add(one)
+        if one not in self._here:
+            self._here.add(one)
+            self._rooms[one.tenant, one.room] += 1
         self._change(one, "here")
 
     def away(self, one: Attendee) -> None:
@@ -80,6 +85,9 @@ class Presence:
     def _gone(self, one: Attendee, change: Change) -> None:
         if one in self._here:
             self._here.discard(one)
+            self._rooms[one.tenant, one.room] -= 1
+            if not self._rooms[one.tenant, one.room]:
+                del self._rooms[one.tenant, one.room]
             self._change(one, change)
 
     def _change(self, one: Attendee, change: Change) -> None:
@@ -136,12 +144,21 @@ class Presence:
                 del self._changes[one]
             if not self._changes:
                 self._some.clear()
-            await insist("presence", self.tell, part)
+            try:
+                await insist("presence", self.tell, part)
+            except ReplyError:
+                # One of them cannot be written, whatever the reason: the others can, and what was written is known as a repeat.
+                for one, change in part.items():
+                    try:
+                        await insist("presence", self.tell, {one: change})
+                    except ReplyError as error:
+                        log.error("a change of presence could not be told", room=one.room, exc_info=error)
 
     async def tell(self, changes: dict[Attendee, Change]) -> None:
         """Says what has changed; may be repeated. Raises Unavailable."""
         names = [keys.AWAY, keys.attended(self.process), keys.PROCESSES, *(keys.presence(one.tenant, one.room) for one in changes)]
         args = [self.process, int(AWAY_S * 1000), TTL_S, new_epoch(), *self._streams.keep("room:-"), self._told_up_to]
         for one, change in changes.items():
-            args += (change, one.tenant, one.room, one.session, one.generation, one.subject)
+            last = "" if (one.tenant, one.room) in self._rooms else "1"
+            args += (change, one.tenant, one.room, one.session, one.generation, one.subject, last)
         await self._store.run(ATTEND, names, args)

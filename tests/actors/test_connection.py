@@ -290,6 +290,27 @@ async def test_a_job_is_given_as_it_is_announced_and_its_log_is_not_read(
     assert web.parts.tail.statistics() == {"streams": 0, "sinks": 0}
 
 
+async def test_a_connection_that_ends_before_its_submission_is_answered_listens_to_nothing_more(
+    web: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accept = JobQueue.accept
+
+    async def unanswered(self: JobQueue, new: NewJob, **named: Any) -> Accepted:
+        await accept(self, new, **named)
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    monkeypatch.setattr(JobQueue, "accept", unanswered)
+    client = await web.connected()
+    await client.say({"type": "job.submit", "id": "1", "job": "words", "input": {"text": "hi"}})
+    await client.get("job.created")
+    await eventually(lambda: any(stream.startswith("job:") for stream in client.actor.session.follows))
+    await client.leave()
+    await eventually(lambda: web.parts.tail.statistics() == {"streams": 0, "sinks": 0})
+    await asyncio.sleep(0)
+    assert web.parts.tail.statistics() == {"streams": 0, "sinks": 0}
+
+
 @pytest.mark.parametrize("held", [connection.MAX_HELD, 1])
 async def test_a_job_s_events_come_after_the_answer_that_names_it(
     web: Web, store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch, held: int
@@ -677,7 +698,6 @@ async def test_memory_is_bounded_while_a_client_does_not_read_and_it_gets_everyt
     await client.answer({"type": "subscribe", "id": "1", "stream": "room:a"})
     client.hold()
     await publish(streams, "room:a", 100, 1000)
-    await client.say({"type": "ping"})
     await eventually(lambda: client.actor.session.follows["room:a"].top == 100)
     # Live events while there is room, or the pages that were asked for while there was.
     assert client.actor.outbox.waiting <= limit + s.MAX_READS * PAGE_BYTES

@@ -99,6 +99,8 @@ async def test_rt_dev_gives_its_own_pages_a_token_for_any_name(serve: Serve) -> 
         {"Content-Type": "text/plain"},
         # A name of somebody else's that leads here: the browser takes their page for one of this server.
         {"Host": "elsewhere.test:8000", "Origin": "http://elsewhere.test:8000"},
+        # By way of a tunnel, whose end is on this machine.
+        {"X-Forwarded-For": "203.0.113.7"},
     ],
 )
 @pytest.mark.parametrize("path", ["/dev/token", "/dev/kill-worker"])

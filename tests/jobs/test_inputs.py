@@ -112,9 +112,9 @@ async def test_a_job_is_sent_so_much_and_no_more(jobs: Jobs, inbox: Inbox, monke
     many, large = await jobs.submit("collect"), await jobs.submit("collect")
     for number in range(2):
         await inbox.send(TENANT, many, number)
-    assert (await refused(inbox, many))[0] == "queue_full"
+    assert (await refused(inbox, many))[0] == "conflict"
     await inbox.send(TENANT, large, "x" * 60)
-    assert (await refused(inbox, large, "x" * 60))[0] == "queue_full"
+    assert (await refused(inbox, large, "x" * 60))[0] == "conflict"
     assert (await refused(inbox, large, "x" * 300_000))[0] == "too_large"
 
 

@@ -98,6 +98,24 @@ async def test_a_job_that_reports_to_a_room_is_read_by_who_may_read_the_room(acc
     assert refused.value.code == "not_found"
 
 
+async def test_a_job_is_followed_by_whoever_may_read_what_it_reports_to_also_after_a_resume(
+    store: Store, settings: Settings, queue: JobQueue
+) -> None:
+    access = Access(store, queue, lambda one: one.allowed or (one.kind, one.name, one.subject) == ("user", "bob", "boss"))
+    job = f"job:{await Jobs(app, store, settings).submit('work', owner='bob', reports=('user:bob',))}"
+    assert await access.no_longer_reads(claims("boss"), ["user:bob", job]) == {}
+    await access.read_stream(claims("boss"), parse_stream(job))
+    assert list(await access.no_longer_reads(claims("ann"), [job])) == [job]
+
+
+async def test_one_s_own_job_is_followed_after_a_resume_without_the_right_to_read_others(
+    store: Store, settings: Settings, queue: JobQueue
+) -> None:
+    job = f"job:{await Jobs(app, store, settings).submit('work', owner='ann')}"
+    access = Access(store, queue, lambda one: one.allowed)
+    assert await access.no_longer_reads(claims("ann", "jobs:write"), [job]) == {}
+
+
 async def test_a_resume_leaves_what_may_not_be_read_any_more(access: Access, store: Store, settings: Settings, queue: JobQueue) -> None:
     session = await open_session(store, settings, TENANT, "ann", None)
     job_id = await Jobs(app, store, settings).submit("work", owner="bob", reports=("room:closed",))

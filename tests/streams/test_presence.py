@@ -174,6 +174,51 @@ async def test_a_process_that_was_taken_for_dead_says_again_who_is_there(room: R
         await asyncio.wait({life})
 
 
+async def test_a_process_is_asked_about_rooms_in_which_it_has_somebody_and_no_others(room: Room) -> None:
+    for process in (room.one, room.two):
+        process.here(someone())
+        await process.tell({someone(): "here"})
+    attended = keys.attended(room.one.process)
+    assert await room.store.call("SMEMBERS", attended) == [f"{TENANT} {ROOM}".encode()]
+    room.one.here(someone(session="s2"))
+    room.one.away(someone())
+    await room.one.tell({someone(session="s2"): "here", someone(): "away"})
+    assert await room.store.call("SCARD", attended) == 1
+    room.one.left(someone(session="s2"))
+    await room.one.tell({someone(session="s2"): "left"})
+    assert await room.store.call("EXISTS", attended) == 0
+
+
+async def test_one_room_that_cannot_be_written_takes_nobody_along(room: Room) -> None:
+    await room.store.call("SET", keys.presence(TENANT, "room:broken"), "somebody else's")
+    running = asyncio.create_task(room.one.run())
+    broken = Attendee(TENANT, "room:broken", "s1", 1, "ann")
+    for one in (broken, someone()):
+        room.one.here(one)
+    await eventually(room.events)
+    room.one.here(someone("bob", "s2"))
+    while await room.events() != [("joined", "ann"), ("joined", "bob")]:
+        await asyncio.sleep(0.01)
+    assert not running.done()
+    running.cancel()
+    await asyncio.wait({running})
+
+
+@pytest.mark.parametrize("redis_kind", ["real"])  # the other one takes seconds for it
+async def test_the_many_of_a_killed_process_are_away_a_part_at_a_time(room: Room) -> None:
+    everybody = {someone(f"u{n}", f"s{n}"): "here" for n in range(1100)}
+    for start in range(0, 1100, 100):
+        await room.one.tell(dict(list(everybody.items())[start : start + 100]))  # type: ignore[arg-type]
+    await room.kill(room.one)
+    away = []
+    for _ in range(3):
+        await room.two.round()
+        away.append(await room.store.call("ZCARD", keys.AWAY))
+        assert await room.two.list(TENANT, ROOM) == {}
+    assert away == [500, 1000, 1100]
+    assert await room.store.call("ZSCORE", keys.PROCESSES, room.one.process) is None
+
+
 async def test_while_redis_is_away_nobody_s_time_runs_out(room: Room) -> None:
     await room.one.tell({someone(): "here"})
     await room.one.tell({someone(): "away"})
@@ -216,7 +261,8 @@ async def test_many_leave_a_part_at_a_time(room: Room, streams: StreamLog, setti
     for start in range(0, 600, 100):
         await room.one.tell({someone(f"u{i}", f"s{i}"): "here" for i in range(start, start + 100)})
     await room.kill(room.one)
-    await room.two.round()
+    for _ in range(2):
+        await room.two.round()
     await room.wait_out()
     await room.two.round()
     left = [one for one in await room.events() if one[0] == "left"]

@@ -22,26 +22,46 @@ export class EventSocket {
   over = false;
   /** How often it is tried whether a WebSocket opens by now. */
   static upgrade_ms = 30000;
+  /** When a WebSocket last opened on trial, for each client. @type {WeakMap<object, number>} */
+  static sent_back = new WeakMap();
 
-  /** @param {string} url @param {(() => any) | false} trial makes a WebSocket: once one opens this connection ends, to be made again as one */
-  constructor(url, trial) {
+  /**
+   * @param {string} url @param {(() => any) | false} trial makes a WebSocket: once one opens this connection ends, to be made again as one
+   * @param {object} owner whose connection it is
+   */
+  constructor(url, trial, owner) {
     this.url = url;
+    this.trial = trial;
+    this.owner = owner;
     queueMicrotask(() => this.onopen?.());
-    if (trial) this.clock = setTimeout(() => this.upgrade(trial), EventSocket.upgrade_ms);
+    this.look_again();
   }
 
-  /** @param {() => any} trial */
-  upgrade(trial) {
-    const socket = trial();
-    socket.onerror = () => {};
-    socket.onclose = () => {
-      if (!this.over) this.clock = setTimeout(() => this.upgrade(trial), EventSocket.upgrade_ms);
-    };
-    socket.onopen = () => {
-      socket.onclose = null;
-      socket.close();
+  look_again() {
+    const { trial } = this;
+    if (trial && !this.over) this.clock = setTimeout(async () => (await this.opens(trial)) || this.look_again(), EventSocket.upgrade_ms);
+  }
+
+  /** Whether a WebSocket opens within 3 s; this connection ends then. @param {() => any} trial @returns {Promise<boolean>} */
+  async opens(trial) {
+    /** @type {boolean} */
+    const opened = await new Promise((resolve) => {
+      const socket = trial();
+      const end = (/** @type {boolean} */ opened) => {
+        socket.onclose = null;
+        socket.close();
+        resolve(opened);
+      };
+      socket.onerror = () => {};
+      socket.onopen = () => end(true);
+      socket.onclose = () => end(false);
+      setTimeout(end, 3000, false);
+    }).catch(() => false);
+    if (opened) {
+      EventSocket.sent_back.set(this.owner, performance.now());
       this.close(1012);
-    };
+    }
+    return opened;
   }
 
   /** @param {any} frames */
@@ -70,6 +90,10 @@ export class EventSocket {
       case "connect": {
         this.token = frame.token;
         const { subject } = await this.call(null, "/v1/tickets", {});
+        // HTTP is answered: a server that was only away answers a WebSocket as well. One that opens and then says nothing is not waited for twice.
+        const { trial } = this;
+        const back_ms = performance.now() - (EventSocket.sent_back.get(this.owner) ?? -Infinity);
+        if (trial && back_ms > EventSocket.upgrade_ms && (await this.opens(trial))) return;
         const streams = {};
         const limits = { heartbeat_s: 1e6, max_message_bytes: 262144 };
         // "resumed": what was sent here before may be sent again, as its id is its idempotency key.

@@ -1310,7 +1310,7 @@ class Edge {
     /** @type {any} */
     let link;
     try {
-      link = sse ? new (await import("./rt-sse.js")).EventSocket(this.http, transport === "auto" && this.WebSocket && open) : open();
+      link = sse ? new (await import("./rt-sse.js")).EventSocket(this.http, transport === "auto" && this.WebSocket && open, this) : open();
     } catch (error) {
       return queueMicrotask(() => drop(1006, String(error)));
     }

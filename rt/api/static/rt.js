@@ -478,7 +478,11 @@ class Session {
     one.followed = true;
     one.top = seq;
     if (recovered) one.epoch = epoch;
-    if (!asked) return;
+    if (!asked) {
+      // From now on it can be named: nothing of it is here yet.
+      if (one.done === "0" && recovered && !one.feed?.waiting.length) this.begin(one, at(epoch, 0));
+      return;
+    }
     one.asked = "";
     one.missing = false;
     if (one.seq === null && recovered) one.seq = seq;
@@ -745,6 +749,8 @@ class Session {
     if (one.seq !== null) frame.cursor = at(one.epoch, one.seq);
     one.asked = this.ask("follow", name, frame);
     one.asked_seq = one.seq;
+    // What comes before the answer comes again behind it.
+    one.missing = true;
   }
 
   /** A command of the session's own. @param {string} kind @param {string} name @param {any} frame */

@@ -239,6 +239,15 @@ async def test_a_reload_goes_on_and_a_duplicated_tab_begins_anew(js: Node) -> No
         assert sessions == ["s1", "s2", "s1"]
 
 
+async def test_cursors_without_a_session_outlive_a_reload(js: Node) -> None:
+    """As of a page whose WebSockets are blocked: no session is kept for it on the server."""
+    saved = {"session": None, "cursors": {"room:a": "e:1"}}
+    told = await js(
+        "globalThis.sessionStorage = new Storage({ rt: JSON.stringify(given.saved) }); return new SessionStore('rt').load();", saved=saved
+    )
+    assert told == saved
+
+
 async def test_listeners_are_told_in_order_and_what_they_were_told_is_processed(js: Node) -> None:
     events = [["room:a", 1, "message", 1], ["room:a", 2, "other", 2], ["room:a", 3, "message", 3]]
     gap = {"send": {"type": "gap", "stream": "room:a", "epoch": "e", "reason": "trimmed", "from": 4, "to": 6}}
@@ -287,6 +296,18 @@ async def test_a_signal_ends_a_wait_a_reader_and_a_client(js: Node) -> None:
             url=url,
         )
         assert told == ["AbortError", "AbortError", "AbortError", "closed"]
+
+
+async def test_a_signal_that_aborts_before_the_store_has_loaded_is_heeded_at_once(js: Node) -> None:
+    told = await js(
+        """
+        const stop = new AbortController();
+        const store = { load: async () => (stop.abort(), { session: null, cursors: {} }), save() {} };
+        const late = pause(2000).then(() => "late");
+        return Promise.race([late, at.open("ws://127.0.0.1:1", { store, signal: stop.signal }).catch((error) => error.name)]);
+        """
+    )
+    assert told == "AbortError"
 
 
 async def test_nobody_there_is_said_in_time(js: Node) -> None:

@@ -1200,6 +1200,7 @@ class Edge {
     const opened = new Promise((resolve, reject) => {
       /** @param {Changed} changed */
       const look = ({ state, error }) => (error ? reject(error) : state === "open" && resolve());
+      if (this.error) reject(this.error);
       this.listeners.add(look);
       if (open_timeout_s < Infinity) {
         const late = () => reject(new Unreachable(this.http + " has not answered: " + this.problem));
@@ -1542,7 +1543,7 @@ export class SessionStore extends MemoryStore {
     try {
       const saved = JSON.parse(globalThis.sessionStorage.getItem(this.name) ?? "null");
       // A page that is loaded anew may come before the one before it is gone altogether.
-      if (saved?.session && (await this.#lock(saved.session, AbortSignal.timeout(300)))) super.save(saved);
+      if (saved && (!saved.session || (await this.#lock(saved.session, AbortSignal.timeout(300))))) super.save(saved);
     } catch {
       // no storage here, or nothing of ours in it
     }

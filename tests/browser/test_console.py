@@ -160,6 +160,15 @@ async def test_text_of_others_stays_text(desk: Desk, dev: Dev) -> None:
     assert "hacked" not in await page.title()
 
 
+async def test_an_address_that_means_nothing_is_no_fault(desk: Desk) -> None:
+    tab = await desk.tab("/console#/jobs/%")
+    await expect(tab.page.locator("#view")).to_have_text("there is no such job")
+    await tab.page.evaluate("location.hash = '#/constructor/1'")
+    await expect(tab.page).to_have_title("Overview · rt console")
+    await expect(tab.page.locator("#state")).to_have_text(LIVE)
+    tab.faults = [one for one in tab.faults if "404" not in one]
+
+
 async def test_elsewhere_a_token_is_asked_for_and_where_it_is_read_only_nothing_can_be_done(desk: Desk, dev: Dev) -> None:
     process, url = dev.web(RT_CONSOLE="read")
     async with speaking(dev, "eve") as (_, job):

@@ -97,8 +97,8 @@ export function to_stream(name) {
   return link(`#/streams/${encodeURIComponent(name)}`, `${kind}:${brief(id, 10)}`, name);
 }
 
-/** @param {string} id */
-function unescaped(id) {
+/** What stands escaped in an address, or as it is where it was never escaped. @param {string} id */
+export function unescaped(id) {
   try {
     return decodeURIComponent(id);
   } catch {

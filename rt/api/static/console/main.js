@@ -5,7 +5,7 @@
 import { el, the } from "../pages/dom.js";
 import { Problem, signIn } from "../pages/sign-in.js";
 import { Connections } from "./connections.js";
-import { clock } from "./format.js";
+import { clock, unescaped } from "./format.js";
 import { Job } from "./job.js";
 import { Jobs } from "./jobs.js";
 import { Letters } from "./letters.js";
@@ -97,7 +97,7 @@ function route() {
   const [path, query = ""] = location.hash.replace(/^#\/?/, "").split("?");
   const [name = "overview", id = ""] = path.split("/");
   const known = VIEWS.find(([one]) => one === name) ?? VIEWS[0];
-  const made = id ? OF_ONE[name] : known[2];
+  const made = !id ? known[2] : Object.hasOwn(OF_ONE, name) ? OF_ONE[name] : Overview;
   const params = new URLSearchParams(query);
   /** @type {Desk} */
   const desk = {
@@ -111,12 +111,12 @@ function route() {
       }
       location.hash = `#/${path}${params.size ? `?${params}` : ""}`;
     },
-    id: decodeURIComponent(id),
+    id: unescaped(id),
     params,
     history,
     full: () => mode === "full",
   };
-  view = new (made ?? Overview)(desk);
+  view = new made(desk);
   shown += 1;
   document.title = `${view.title} · rt console`;
   for (const one of the("views").children) {

@@ -4,14 +4,17 @@ import asyncio
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import jwt
 import pytest
 import websockets
 from playwright.async_api import WebSocketRoute, expect
 
 from rt.codec import from_json_bytes, to_json_bytes
+from rt.tokens import LEEWAY_S, SCOPES
 from tests.browser.desk import OUT, Desk, Dev, Tab, needs_axe, needs_browser
 from tests.helpers import eventually
 
@@ -448,6 +451,19 @@ async def test_elsewhere_somebody_signs_in_with_a_token(desk: Desk, dev: Dev) ->
     await expect(tab.page.locator("#notices-fault")).to_contain_text("notifications:send")
     await eventually(lambda: any("403" in one for one in tab.faults))
     tab.faults = [one for one in tab.faults if "403" not in one]
+
+
+async def test_elsewhere_a_token_that_expires_is_asked_for_again(desk: Desk, dev: Dev) -> None:
+    _, url = dev.web(RT_DEMO="true")
+    tab = await desk.tab("/demo", profile="mo", url=url)
+    dialog = tab.page.get_by_role("dialog", name="Sign in")
+    over = int(time.time() - LEEWAY_S) + 4
+    token = jwt.encode({"sub": "mo", "scope": " ".join(SCOPES), "iat": over - 60, "exp": over}, dev.secret, "HS256")
+    await dialog.get_by_label("Token").fill(token)
+    await dialog.get_by_role("button").click()
+    await expect(tab.page.locator("#state")).to_have_text(LIVE)
+    await expect(dialog.get_by_role("alert")).to_contain_text("expired")
+    tab.faults = [one for one in tab.faults if "401" not in one]
 
 
 # How it looks

@@ -36,11 +36,15 @@ who(me);
 
 try {
   const rt = await connect("/", {
-    token: me.token,
+    // One that was pasted cannot be renewed.
+    token: me.server.dev ? me.token : me.token_text,
     store: new SessionStore(`rt:demo:${me.subject}`),
     WebSocket: line.WebSocket,
     open_timeout_s: Infinity,
-    on_state: (changed) => weather.changed(changed),
+    on_state: (changed) => {
+      weather.changed(changed);
+      if (changed.error instanceof Stopped && !me.server.dev) me.again(`The server did not take that token: ${changed.error.reason}`);
+    },
   });
   new Chat(rt, ledger, (ms) => latency.add("first", ms));
   new Room(rt, me, ledger);
@@ -49,7 +53,6 @@ try {
   if (rt.transport === "sse") weather.say("WebSockets are blocked here: it goes on with Server-Sent Events, whose frames and latency are not shown.");
 } catch (error) {
   if (!(error instanceof Stopped) || me.server.dev) throw error;
-  me.again(`The server did not take that token: ${error.reason}`);
 }
 
 /** The button with the user's name: to be somebody else in this tab. @param {import("../pages/sign-in.js").Me} me */

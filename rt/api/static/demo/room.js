@@ -45,11 +45,12 @@ export class Room {
 
   async join() {
     this.open?.close();
+    this.open = null;
     sessionStorage.setItem(KEPT, this.name.value);
     this.log.replaceChildren();
     const check = this.ledger.check();
-    const room = (this.open = this.rt.subscribe(this.stream, { cursor: "0" }));
     try {
+      const room = (this.open = this.rt.subscribe(this.stream, { cursor: "0" }));
       room.ready().then(
         () => this.soon(),
         () => {},

@@ -44,7 +44,7 @@ async ({ token, text, blocked }) => {
 
 @pytest.mark.parametrize(
     ("blocked", "transport", "sockets"),
-    # Once HTTP is answered a WebSocket is tried. After a server that was away it opens, a second one is used, and a third one after the cut.
+    # Once HTTP is answered a WebSocket is tried. Of a server that was away it opens, a second is used, and a third after the cut.
     [
         pytest.param(0, "ws", 2, id="a WebSocket that is cut"),
         pytest.param(2, "ws", 3, id="a server that was away for two tries"),

@@ -1394,6 +1394,7 @@ class Edge {
     if (state === "closed") {
       this.gone.abort();
       clearTimeout(this.timer);
+      /** @type {any} */ (this.store).release?.();
     }
     if (error) for (const feed of this.feeds()) feed.wake();
     for (const one of this.listeners) queueMicrotask(() => one(changed));
@@ -1539,6 +1540,12 @@ export class SessionStore extends MemoryStore {
     this.name = name;
   }
 
+  /** @internal The session is free for another client of this page. */
+  release() {
+    this.#release();
+    this.#locked = "";
+  }
+
   async load() {
     try {
       const saved = JSON.parse(globalThis.sessionStorage.getItem(this.name) ?? "null");
@@ -1570,7 +1577,7 @@ export class SessionStore extends MemoryStore {
       if (!locks) return resolve(true);
       const hold = () => {
         resolve(true);
-        return new Promise((release) => (this.#release = () => release(0)));
+        if (this.#locked === session) return new Promise((release) => (this.#release = () => release(0)));
       };
       locks.request("rt:" + session, signal ? { signal } : {}, hold).catch(() => resolve(false));
     });

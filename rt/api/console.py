@@ -17,7 +17,7 @@ from rt.api.auth import Caller
 from rt.api.insight import ORDERS
 from rt.api.jobs import AcceptedJob, Status, accepted_job
 from rt.api.problems import responses
-from rt.api.request import IdempotencyKey, JobId, NamedStream, Parts, answer
+from rt.api.request import IdempotencyKey, JobId, NamedStream, Parts, answer, key_records
 from rt.api.services import Services
 from rt.codec import to_json_bytes
 from rt.errors import Refused
@@ -496,7 +496,7 @@ async def console_run_again(who: Admin, parts: Parts, id: JobId, idempotency_key
     """
     if parts.settings.console != "full":
         raise Refused("forbidden", "this console is read-only (RT_CONSOLE=full)")
-    records = [] if idempotency_key is None else [keys.idempotency(who.tenant, who.subject, idempotency_key)]
+    records = key_records(who, idempotency_key)
     return accepted_job(*await parts.reruns.run_again(who.tenant, await _record(parts, who, id), records))
 
 

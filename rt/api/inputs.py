@@ -5,10 +5,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, ConfigDict
 
-from rt import keys
 from rt.api.auth import Caller
 from rt.api.problems import responses
-from rt.api.request import IdempotencyKey, JobId, Parts, answer, body, takes
+from rt.api.request import IdempotencyKey, JobId, Parts, answer, body, key_records, takes
 
 router = APIRouter(tags=["jobs"])
 
@@ -41,6 +40,6 @@ async def send_input(
 ) -> Response:
     """Sends a job something while it waits or runs. 409 with its status where it has ended, or where its last input was sent."""
     await parts.access.control_job(who, id)
-    records = [] if idempotency_key is None else [keys.idempotency(who.tenant, who.subject, idempotency_key)]
+    records = key_records(who, idempotency_key)
     seq = await parts.inbox.send(who.tenant, id, new.data, final=new.final, records=records)
     return answer({"job_id": id, "seq": seq}, 202)

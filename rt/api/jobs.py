@@ -9,11 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.datastructures import State
 from starlette.types import Receive, Scope, Send
 
-from rt import keys
 from rt.actors.frames import Options
 from rt.api.auth import Authenticator, Caller
 from rt.api.problems import problem, responses
-from rt.api.request import IdempotencyKey, JobId, Parts, answer, body, checked, takes
+from rt.api.request import IdempotencyKey, JobId, Parts, answer, body, checked, key_records, takes
 from rt.api.services import Services
 from rt.errors import Refused
 from rt.jobs.queue import Accepted
@@ -149,7 +148,7 @@ async def _accepted(parts: Services, who: Claims, new: NewJob, idempotency_key: 
         stream=stream,
         delay_s=new.options.delay_s,
         timeout_s=new.options.timeout_s,
-        records=[] if key is None else [keys.idempotency(who.tenant, who.subject, key)],
+        records=key_records(who, key),
     )
     status = "queued"
     if accepted.duplicate:

@@ -9,7 +9,7 @@ from rt import keys
 from rt.api.auth import Caller
 from rt.api.jobs import AcceptedJob, accepted_job
 from rt.api.problems import responses
-from rt.api.request import IdempotencyKey, Parts, Subject, answer, body, takes
+from rt.api.request import IdempotencyKey, Parts, Subject, answer, body, key_records, takes
 from rt.cursor import parse_cursor
 from rt.errors import Refused
 from rt.events import Level
@@ -100,7 +100,7 @@ async def notify(
     """Notifies one user, on all devices and also while nobody is there. Needs the scope `notifications:send`."""
     who.need("notifications:send")
     stream = str(parse_stream(keys.user_stream(new.user), "user"))
-    records = [] if idempotency_key is None else [keys.idempotency(who.tenant, who.subject, idempotency_key)]
+    records = key_records(who, idempotency_key)
     hash = request_hash(["notify", new.model_dump()])
     done: Notified = await until_not_busy(
         lambda: parts.notifications.send(who.tenant, new.user, new.notification(), hash=hash, records=records)
@@ -132,7 +132,7 @@ async def broadcast(
         tenant=who.tenant,
         owner=who.subject,
     )
-    records = [] if idempotency_key is None else [keys.idempotency(who.tenant, who.subject, idempotency_key)]
+    records = key_records(who, idempotency_key)
     hash = request_hash(["broadcast", new.model_dump()])
     accepted = await until_not_busy(lambda: parts.queue.accept(job, hash=hash, records=records, job_id=job_id))
     record = await parts.queue.get(who.tenant, accepted.job_id) if accepted.duplicate else None

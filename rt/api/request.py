@@ -12,6 +12,7 @@ from rt.api.services import Services
 from rt.codec import DecodeError, TooDeep, from_json_bytes, to_json_bytes
 from rt.errors import Refused
 from rt.keys import Stream, parse_stream
+from rt.tokens import Claims
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -58,6 +59,11 @@ NamedStream = Annotated[Stream, Depends(_stream)]
 IdempotencyKey = Annotated[
     Key | None, Header(alias="Idempotency-Key", description="1 to 255 visible ASCII characters; kept per subject for 24 h.")
 ]
+
+
+def key_records(who: Claims, key: str | None) -> list[str]:
+    """Where it is kept that a call with this key took effect; none without a key."""
+    return [] if key is None else [keys.idempotency(who.tenant, who.subject, key)]
 
 
 def body(model: type[M]) -> Any:

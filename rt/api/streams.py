@@ -9,7 +9,7 @@ from rt import keys
 from rt.actors.publish import publish_hash, published_event
 from rt.api.auth import Caller
 from rt.api.problems import responses
-from rt.api.request import IdempotencyKey, JobId, NamedStream, Parts, answer, body, takes
+from rt.api.request import IdempotencyKey, JobId, NamedStream, Parts, answer, body, key_records, takes
 from rt.api.services import Services
 from rt.api.sse import EventStream, told
 from rt.codec import join_json, to_json_bytes
@@ -151,7 +151,7 @@ async def publish_event(
     await parts.access.publish(who, stream)
     event = published_event(parts.app, who, stream, new.type, new.data, loc="type")
     hash = publish_hash(str(stream), new.type, new.data)
-    records = [] if idempotency_key is None else [keys.idempotency(who.tenant, who.subject, idempotency_key)]
+    records = key_records(who, idempotency_key)
     done: Published = await until_not_busy(lambda: parts.streams.publish(who.tenant, stream, event, hash=hash, records=records))
     return answer({"stream": str(stream), "seq": done.seq, "epoch": done.epoch}, 200 if done.duplicate else 201)
 

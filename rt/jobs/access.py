@@ -98,8 +98,10 @@ class Access:
         return refused
 
     async def _may(self, who: Claims, action: Action, stream: Stream) -> bool:
-        allowed = await self.owns(who, stream)
-        return allowed if self._policy is None else await decide(self._policy, _request(who, action, stream, allowed=allowed))
+        return await self._allows(who, action, stream, await self.owns(who, stream))
+
+    async def _allows(self, who: Claims, action: Action, stream: Stream, owned: bool) -> bool:
+        return owned if self._policy is None else await decide(self._policy, _request(who, action, stream, allowed=owned))
 
     async def owns(self, who: Claims, stream: Stream) -> bool:
         """Whether a session:, user: or room: stream is the subject's own; rooms are everybody's."""
@@ -115,21 +117,27 @@ class Access:
 
     async def _reads(self, who: Claims, record: JobRecord) -> bool:
         """Whether a job is theirs, or reports to a stream that they may read."""
-        if await self._is_theirs(who, record):
+        if self._submitted(who, record):
             return True
-        for stream in map(parse_stream, record.reports):
-            if who.has("streams:read") and await self._may(who, "read", stream):
+        reports = [(stream, await self.owns(who, stream)) for stream in map(parse_stream, record.reports)]
+        if any(owned and stream.kind != "room" for stream, owned in reports):
+            return True
+        for stream, owned in reports if who.has("streams:read") else ():
+            if await self._allows(who, "read", stream, owned):
                 return True
         return False
 
     async def _is_theirs(self, who: Claims, record: JobRecord) -> bool:
         """Whether somebody has submitted a job, or it reports to a session or user stream of theirs."""
-        if who.has("admin") or (record.owner and record.owner == who.subject):
+        if self._submitted(who, record):
             return True
         for stream in map(parse_stream, record.reports):
             if stream.kind != "room" and await self.owns(who, stream):
                 return True
         return False
+
+    def _submitted(self, who: Claims, record: JobRecord) -> bool:
+        return who.has("admin") or bool(record.owner and record.owner == who.subject)
 
     async def _owner_of(self, who: Claims, stream: Stream) -> str | None:
         owner = await self._store.call("HGET", keys.cursors(who.tenant, stream.id), "owner")

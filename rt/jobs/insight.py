@@ -2,19 +2,30 @@
 
 import time
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
+from rt.app import App
 from rt.inspect import Look, Question
-from rt.jobs.runner import Run
-
-if TYPE_CHECKING:
-    from rt.jobs.worker import Worker
+from rt.jobs.runner import Run, Runner
 
 #: Runs of one worker that are told of.
 RUNS = 200
 
 
-def worker_looks(worker: "Worker") -> dict[str, Look]:
+class Working(Protocol):
+    """What is looked at of a worker."""
+
+    app: App
+    runner: Runner
+    runs: dict[str, Run]
+    max_jobs: int
+    allow_pick_jobs: bool
+    jobs_complete: int
+    jobs_failed: int
+    jobs_retried: int
+
+
+def worker_looks(worker: Working) -> dict[str, Look]:
     """What a worker adds to the questions. Runs are told of to their own tenant's console only."""
 
     def process(question: Question) -> dict[str, Any]:
